@@ -1,0 +1,1 @@
+"""Evaluation: benchmark tasks, their report, and the speed benchmark."""

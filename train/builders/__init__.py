@@ -1,0 +1,1 @@
+"""Builders of instruction data from real samples."""
