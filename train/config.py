@@ -1,0 +1,150 @@
+"""`TrainConfig`: everything a run depends on, saved as JSON beside its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from emollama.errors import InputError, UnknownNameError
+
+Precision = Literal["fp32", "bf16"]
+Schedule = Literal["cosine", "linear", "constant"]
+Optimizer = Literal["adamw", "sgd"]
+
+# Fields that may differ between a run and its resumption: they do not change what is learned.
+FREE_ON_RESUME = frozenset(
+    {"run_dir", "export_dir", "threads", "device", "checkpoint_every_seconds", "log_every_steps", "patience"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run. One step is one optimiser update, over ``accumulate_steps`` batches of ``batch_size``.
+
+    ``ema_decay`` 0 turns weight averaging off; with it, validation, ``best`` and the export use the averaged weights.
+    ``monitor`` is "name:max" or "name:min" of a figure that `Task.validate` returns; ``patience`` validations without
+    an improvement of it end the run (``None``: never). ``export`` says which weights are exported at the end.
+    """
+
+    recipe: str
+    run_dir: str
+    task: Any
+    seed: int = 0
+    epochs: int = 1
+    max_steps: int | None = None
+    batch_size: int = 32
+    accumulate_steps: int = 1
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 1e-3
+    min_learning_rate_ratio: float = 0.0
+    warmup_steps: int = 0
+    schedule: Schedule = "cosine"
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    clip_norm: float | None = 1.0
+    ema_decay: float = 0.0
+    precision: Precision = "fp32"
+    device: Literal["auto", "cpu"] = "auto"
+    threads: int = 0
+    log_every_steps: int = 20
+    checkpoint_every_seconds: float = 120.0
+    validate_every_epochs: int = 1
+    monitor: str = "loss:min"
+    patience: int | None = None
+    export: Literal["last", "best"] = "last"
+    export_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate_steps", "validate_every_epochs", "log_every_steps"):
+            _check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("warmup_steps", "threads", "weight_decay", "checkpoint_every_seconds"):
+            _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("max_steps", "patience"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, name, value, "1 or more, or null")
+        _check(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
+        _check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 (off) up to, not including, 1")
+        _check(
+            0 <= self.min_learning_rate_ratio <= 1, "min_learning_rate_ratio", self.min_learning_rate_ratio, "0 to 1"
+        )
+        _check(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "more than 0, or null")
+        for name, kinds in (("precision", Precision), ("schedule", Schedule), ("optimizer", Optimizer)):
+            _check(getattr(self, name) in get_args(kinds), name, getattr(self, name), " | ".join(get_args(kinds)))
+        _check(self.device in ("auto", "cpu"), "device", self.device, "auto | cpu")
+        _check(self.export in ("last", "best"), "export", self.export, "last | best")
+        name, _, direction = self.monitor.partition(":")
+        _check(bool(name) and direction in ("max", "min"), "monitor", self.monitor, "NAME:max or NAME:min")
+
+    @property
+    def monitor_name(self) -> str:
+        return self.monitor.partition(":")[0]
+
+    @property
+    def monitor_sign(self) -> float:
+        """+1 when larger is better, -1 when smaller is."""
+        return 1.0 if self.monitor.endswith(":max") else -1.0
+
+    def to_json_dict(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return document
+
+
+def _check(good: bool, name: str, value: object, allowed: str) -> None:
+    if not good:
+        raise InputError(f"{name} is {value!r}; allowed: {allowed}", field=name)
+
+
+def override(config: Any, assignments: Iterable[str]) -> Any:
+    """Return a copy of a (nested) frozen config with ``key=value`` or ``part.key=value`` scalars replaced.
+
+    Values are read as JSON and, failing that, as text. An unknown key or a value of another type raises `InputError`.
+    """
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"override {assignment!r} is not of the form key=value", field=key)
+        config = _replace(config, key.strip().split("."), text.strip(), key.strip())
+    return config
+
+
+def _replace(part: Any, path: list[str], text: str, key: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(part)}
+    if path[0] not in fields:
+        raise UnknownNameError("config key", key, fields)
+    old = getattr(part, path[0])
+    if len(path) > 1:
+        if not dataclasses.is_dataclass(old):
+            raise InputError(f"{path[0]} has no parts, so {key} cannot be set", field=key)
+        return dataclasses.replace(part, **{path[0]: _replace(old, path[1:], text, key)})
+    if dataclasses.is_dataclass(old):
+        raise InputError(f"{key} is a group; set one of its fields, as in {key}.NAME=VALUE", field=key)
+    return dataclasses.replace(part, **{path[0]: _parse(text, old, key)})
+
+
+def _parse(text: str, old: Any, key: str) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    if isinstance(old, str):
+        return text
+    if isinstance(old, Path):
+        return Path(text)
+    if isinstance(old, tuple) and isinstance(value, list):
+        return tuple(value)
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if old is not None and value is not None and type(value) is not type(old):
+        raise InputError(f"{key} is {text!r}; allowed: a value of type {type(old).__name__}", field=key)
+    return value
+
+
+def default_data_dir() -> Path:
+    """Where the raw Parquet files lie: ``EMOLLAMA_DATA``, else ``../shared/data``. It may not exist; loaders say what to do."""
+    return Path(os.environ.get("EMOLLAMA_DATA") or "../shared/data")
