@@ -1,1 +1,1 @@
-"""Builders of instruction data from real samples."""
+"""Builders of instruction data: from readings that were measured to questions and answers."""
