@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from emollama.datasets import emobank, goemotions, xed
 from emollama.errors import DatasetError
 from emollama.labels import GOEMOTIONS_28, NANO_LABELS
 from emollama.prompt import MARKERS, NUM_QUOTE_SLOTS, NUM_TIME_SLOTS, label_token
+from train.builders.phrases import iter_phrase_corpus
 
 TIME_SLOTS = tuple(f"<t{index}>" for index in range(NUM_TIME_SLOTS))
 QUOTE_SLOTS = tuple(f"<q{index}>" for index in range(NUM_QUOTE_SLOTS))
@@ -34,40 +36,15 @@ SPECIAL_TOKENS = (
     *(label_token(name) for name in LABEL_NAMES),
 )  # fmt: skip
 
-# How answers and cue lines speak; repeated in the training text so that their words become whole tokens.
-ANSWER_PHRASES = (
-    "The person appears joyful. The mouth opens into a broad smile from 10.2 s and stays until the end, and the cheeks "
-    "are raised; before that, until about 9 s, the brows were drawn up and the gaze was down, which looks like grief.",
-    "There was no voice to listen to, so this rests on the face alone. There was no face to see, so this rests on the "
-    "voice and the words. No words were given, so nothing is said about them.",
-    "The person appears neutral, happy, surprised, sad, angry, disgusted, afraid, contemptuous, worried or bored.",
-    "The person seems mostly sad, though not clearly so; the confidence is low, moderate, fairly high, very high.",
-    "neutral happiness surprise sadness anger disgust fear contempt boredom worry calm excitement confusion trust",
-    "Face: expression, smile, mouth corners, lips, brows, eyebrows, eyes, eyelids, nose, cheeks, jaw, gaze, frown.",
-    "Voice: pitch is high, medium or low; loudness rises, falls or stays level; the speech rate is fast or slow; "
-    "louder, quieter, higher, lower, steady, varied, trembling, flat, monotone, tense, soft, breathy.",
-    "Words: the transcript says, the words sound hopeful, the wording is negative, positive or plain.",
-    "The face and the voice agree. The face, the voice and the words disagree, and the face weighed more than the "
-    "voice. The words point to anger while the voice points to sadness, so the reading is uncertain.",
-    "From about the first second until the end of the clip. Between the beginning and the middle. At the start, later.",
-    "I cannot tell who the person is, how old they are, where they come from, their health or their personality; I can "
-    "only describe what the clip shows: the visible expression, the sound of the voice and the words.",
-    "verdict sad low; face happy medium, neutral low; voice angry pitch high loudness medium rate low; words neutral; "
-    "agree lead face; conflict lead voice; single lead words; others worried; absent voice words; abstained; picture",
-    "valence arousal dominance probability percent seconds hertz semitones decibels syllables per second",
-    '{"emotion": "sadness", "confidence": 0.71, "evidence": ["face", "voice", "words"]}',
-    "What emotion does this person show? Why do you think so? Which modality led? How sure are you? Answer in a word. "
-    "Describe the emotion in the clip. When does it change? Is the person smiling? Reply as JSON.",
-)
+_OWN_TOKENS = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
 
 
-def corpus(data: Path, *, phrase_repeats: int = 40) -> Iterator[str]:
-    """Yield every training text (train splits only) and the answer phrases, the latter ``phrase_repeats`` times."""
+def corpus(data: Path) -> Iterator[str]:
+    """Yield every training text (train splits only), then the questions, cues and answers of the instruction data."""
     yield from (comment.text for comment in goemotions.read(data, split="train"))
     yield from (line.text for line in xed.read(data))
     yield from (sentence.text for sentence in emobank.read(data, split="train"))
-    for _ in range(phrase_repeats):
-        yield from ANSWER_PHRASES
+    yield from iter_phrase_corpus()
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int = VOCABULARY_SIZE) -> Tokenizer:
@@ -88,7 +65,8 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int = VOCABULARY_S
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer=trainer)
+    # Our own tokens are matched before BPE at use, so BPE must not learn their spelling.
+    tokenizer.train_from_iterator((_OWN_TOKENS.sub(" ", text) for text in texts), trainer=trainer)
     return tokenizer
 
 
