@@ -54,7 +54,7 @@ train-nano: $(STAMP)  ## retrain the embedded model from the raw data (hours on 
 	$(BIN)/emollama train calibrate --data $(DATA)
 
 bench: $(STAMP)  ## measure latency, start-up and memory; writes docs/logs/bench.json
-	$(BIN)/emollama bench $(BENCH_CLIP)
+	$(BIN)/emollama bench $(BENCH_CLIP) --json docs/logs/bench.json
 
 clean:  ## remove caches and builds (keeps .venv and runs)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache htmlcov .coverage

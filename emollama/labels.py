@@ -81,6 +81,12 @@ ADJECTIVES: Mapping[str, str] = MappingProxyType(
     {
         "neutral": "neutral", "happiness": "happy", "surprise": "surprised", "sadness": "sad", "anger": "angry",
         "disgust": "disgusted", "fear": "afraid", "contempt": "contemptuous", "worry": "worried", "boredom": "bored",
+        "admiration": "admiring", "amusement": "amused", "annoyance": "annoyed", "approval": "approving", "caring": "caring",
+        "confusion": "confused", "curiosity": "curious", "desire": "full of desire", "disappointment": "disappointed",
+        "disapproval": "disapproving", "embarrassment": "embarrassed", "excitement": "excited", "gratitude": "grateful",
+        "grief": "grief-stricken", "love": "loving", "nervousness": "nervous", "optimism": "optimistic", "pride": "proud",
+        "realization": "struck by a realization", "relief": "relieved", "remorse": "remorseful", "trust": "trusting",
+        "anticipation": "expectant",
     }
 )  # fmt: skip
 

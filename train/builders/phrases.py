@@ -224,14 +224,27 @@ def why(cues: Cues, rng: Random) -> str:
         sources.sort(key=lambda source: source != cues.lead)
     limit = MAX_FACE_CUES - 1 if len(sources) == 1 else 2
     sentences = [_verdict(cues, rng) + ".", *(_sentence(source, cues, rng, limit) for source in sources)]
+    tail = []
     if len(sources) > 1:
-        sentences.append(_agreement_sentence(cues, rng))
+        tail.append(_agreement_sentence(cues, rng))
     if cues.absent:
-        sentences.append(_absence_sentence(cues, rng))
+        tail.append(_absence_sentence(cues, rng))
     sureness = _sureness_sentence(cues, rng)
-    if _num_words([*sentences, sureness]) <= MAX_WHY_WORDS:
-        sentences.append(sureness)
+    if _num_words([*sentences, *tail, sureness]) <= MAX_WHY_WORDS:
+        tail.append(sureness)
+    elif _num_words([*sentences, *tail]) > MAX_WHY_WORDS:
+        tail = [_brief(cues)]
+    sentences += tail
     return " ".join(_fold(sentences))
+
+
+def _brief(cues: Cues) -> str:
+    """Agreement and absence in the fewest words, for a rationale that has much to report."""
+    weighed = f"and the {cues.lead} weighed more" if cues.lead is not None else "and neither weighed more"
+    parts = ["They agree" if cues.agreement == "agree" else f"They do not agree, {weighed}"]
+    if cues.absent:
+        parts.append(f"there was {_absence(cues)}")
+    return "; ".join(parts) + "."
 
 
 def _num_words(sentences: list[str]) -> int:
