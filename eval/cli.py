@@ -1,0 +1,89 @@
+"""``emollama eval``: score a model on a benchmark task.
+
+Knows the names of the tasks and what to do with their answers; the tasks themselves are imported when asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from emollama.errors import DatasetError, EmoLlamaError, InputError
+from eval.tasks import TASKS, describe_task, load_task
+
+DATA_VARIABLE = "EMOLLAMA_DATA"
+DEFAULT_DATA = Path("../shared/data")
+
+app = typer.Typer(help="Score a model on a benchmark task.", no_args_is_help=False)
+
+
+@app.command()
+def evaluate(
+    task: Annotated[str | None, typer.Argument(help="Name of the task; without one the tasks are listed.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Folder of the raw data, or the task's file. Default: ${DATA_VARIABLE}, then {DEFAULT_DATA}."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Preset or checkpoint folder; default: the task's own.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Also write the result and its origin here.")] = None,
+) -> None:
+    """Score a model on a benchmark task, and say how the figure came about."""
+    from rich.console import Console
+
+    console = Console()
+    if task is None:
+        from eval.report import print_rows
+
+        print_rows(console, "tasks", {name: describe_task(name) for name in TASKS})
+        return
+    try:
+        run(console, task, data=data, model=model, json_path=json_path)
+    except EmoLlamaError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        raise typer.Exit(2) from error
+
+
+def run(console: Any, task: str, *, data: Path | None, model: str | None, json_path: Path | None) -> dict[str, Any]:
+    """Run one task, show its table, write its report; returns the report."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from eval.report import flatten, print_rows, provenance, write_json
+
+    function = load_task(task)
+    accepted = inspect.signature(function).parameters
+    options: dict[str, Any] = {}
+    if model is not None:
+        if "model" not in accepted:
+            raise InputError(f"model {model!r} has no effect: task {task!r} takes no model", field="model")
+        options["model"] = model
+    folder = find_data(data)
+    started = time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        line = bar.add_task(task, total=None)
+        if "progress" in accepted:
+            options["progress"] = lambda done, total: bar.update(line, completed=done, total=total)
+        result = function(folder, **options)
+    report = {"task": task, **provenance(), "seconds": round(time.perf_counter() - started, 2), "result": result}
+    print_rows(console, task, flatten(result))
+    if json_path is not None:
+        write_json(json_path, report)
+        console.print(f"written to {json_path}")
+    return report
+
+
+def find_data(given: Path | None) -> Path:
+    """Return where the data lies: the option, then the environment, then the folder beside the checkout."""
+    path = given or Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA)
+    if not path.exists():
+        raise DatasetError(
+            f"data {str(path)!r} does not exist; name the folder with --data or {DATA_VARIABLE}", field="data"
+        )
+    return path
