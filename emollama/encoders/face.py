@@ -1,0 +1,318 @@
+"""Face expression models of the HSEmotion family: a backbone, expression logits, valence and arousal.
+
+``nano-face`` is a small residual network on 48x48 grey crops, trained here on FER+ (``train/recipes/face.py``), written
+plainly in torch so that reading a face imports nothing heavier. The others have the layout of the published HSEmotion
+models (EmotiEffLib) on timm backbones and take weights from a file; nothing is downloaded.
+
+What it does not know: the valence and arousal of ``nano-face`` are learned from the expectation of the votes over
+``labels.CIRCUMPLEX``; they are derived from expression classes, not from measured affect.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from emollama.errors import CheckpointError, InputError, UnknownNameError
+from emollama.labels import HSEMOTION_8, NANO_LABELS
+from emollama.types import FaceReadings, Features
+
+MAX_TOKENS = 8
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's convert("L")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceModelConfig:
+    """Shape of a face model. ``colour`` "grey" is standardised per crop, "imagenet" by the ImageNet mean and deviation.
+
+    ``widths`` and ``depths`` are channels and residual blocks of the four stages of backbone "residual"; timm backbones
+    ignore them. ``has_affect`` adds two outputs after the logits: valence, then arousal, unbounded.
+    """
+
+    backbone: str = "residual"
+    labels: tuple[str, ...] = NANO_LABELS
+    has_affect: bool = True
+    size: int = 48
+    colour: Literal["grey", "imagenet"] = "grey"
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    depths: tuple[int, ...] = (1, 2, 2, 2)
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size < 16:
+            raise InputError(f"size is {self.size}; allowed: 16 or more", field="size")
+        if self.colour not in ("grey", "imagenet"):
+            raise InputError(f"colour is {self.colour!r}; allowed: grey, imagenet", field="colour")
+        if len(self.widths) != len(self.depths) or not self.widths:
+            raise InputError(f"widths {self.widths} and depths {self.depths} differ in length", field="widths")
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.labels) + 2 * self.has_affect
+
+    @classmethod
+    def from_json_dict(cls, document: Mapping[str, Any]) -> FaceModelConfig:
+        try:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in document.items()})
+        except TypeError as error:
+            raise CheckpointError(f"the face model's config does not fit: {error}") from error
+
+
+def _hsemotion(backbone: str, *, size: int = 224, has_affect: bool = False, drop: str = "") -> FaceModelConfig:
+    labels = tuple(label for label in HSEMOTION_8 if label != drop)
+    return FaceModelConfig(backbone=backbone, labels=labels, has_affect=has_affect, size=size, colour="imagenet")
+
+
+FACE_MODELS: Mapping[str, FaceModelConfig] = MappingProxyType(
+    {
+        "nano-face": FaceModelConfig(dropout=0.2),
+        "enet_b0_8": _hsemotion("tf_efficientnet_b0"),
+        "enet_b0_8_va_mtl": _hsemotion("tf_efficientnet_b0", has_affect=True),
+        "enet_b2_8": _hsemotion("tf_efficientnet_b2", size=260),
+        "enet_b2_7": _hsemotion("tf_efficientnet_b2", size=260, drop="contempt"),
+        "mobilevit_va_mtl": _hsemotion("mobilevitv2_150", has_affect=True),
+    }
+)
+
+
+class FaceOutput(NamedTuple):
+    """What a face model says of B crops: ``embedding`` [B, D_e], ``logits`` [B, len(labels)], ``affect`` [B, 2] or None."""
+
+    embedding: Tensor
+    logits: Tensor
+    affect: Tensor | None
+
+
+class FaceRead(NamedTuple):
+    """Numpy form for T crops: ``embedding`` [T, D_e], ``log_probabilities`` [T, len(labels)], ``va`` [T, 2] in [-1, 1]."""
+
+    embedding: np.ndarray
+    log_probabilities: np.ndarray
+    va: np.ndarray
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions with a squeeze-and-excitation gate (Hu et al., 2018) and a residual path."""
+
+    def __init__(self, width_in: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.squeeze = nn.Conv2d(width, max(8, width // 8), 1)
+        self.excite = nn.Conv2d(max(8, width // 8), width, 1)
+        self.skip = nn.Sequential()
+        if stride != 1 or width_in != width:
+            self.skip = nn.Sequential(
+                nn.AvgPool2d(stride, ceil_mode=True) if stride != 1 else nn.Identity(),
+                nn.Conv2d(width_in, width, 1, bias=False),
+                nn.BatchNorm2d(width),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean((2, 3), keepdim=True)))))
+        return F.relu(y * gate + self.skip(x))
+
+
+class ResidualNet(nn.Module):
+    """A ResNet whose 3x3 stem keeps the resolution: small grey pictures [B, 1, S, S] -> [B, widths[-1]]."""
+
+    def __init__(self, *, widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.num_features = widths[-1]
+        self.stem = nn.Conv2d(1, widths[0], 3, 1, 1, bias=False)
+        self.stem_bn = nn.BatchNorm2d(widths[0])
+        blocks: list[nn.Module] = []
+        width_in = widths[0]
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            for index in range(depth):
+                blocks.append(_Block(width_in, width, stride=2 if stage and not index else 1))
+                width_in = width
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem_bn(self.stem(x)))
+        return self.blocks(x).mean((2, 3))
+
+
+class FaceModel(nn.Module):
+    """A backbone and one linear head with the outputs [logits | valence, arousal]; inputs come from `preprocess`."""
+
+    def __init__(self, config: FaceModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.backbone == "residual":
+            self.backbone: nn.Module = ResidualNet(widths=config.widths, depths=config.depths)
+            width = config.widths[-1]
+        else:
+            import timm  # about 1.5 s, and nano does not need it
+
+            channels = 1 if config.colour == "grey" else 3
+            self.backbone = timm.create_model(config.backbone, pretrained=False, num_classes=0, in_chans=channels)
+            width = int(self.backbone.num_features)
+        self.embedding_width = width
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(width, config.num_outputs)
+
+    def forward(self, pictures: Tensor) -> FaceOutput:
+        """pictures [B, C, S, S] as `preprocess` returns them."""
+        embedding = self.backbone(pictures)  # [B, D_e]
+        outputs = self.head(self.dropout(embedding))
+        n = len(self.config.labels)
+        return FaceOutput(embedding, outputs[:, :n], outputs[:, n:] if self.config.has_affect else None)
+
+
+def standardise(grey: Tensor) -> Tensor:
+    """Give every picture [B, 1, H, W] zero mean and unit deviation, so that lighting does not matter; a flat one is zeros."""
+    centred = grey - grey.mean((1, 2, 3), keepdim=True)
+    return centred / centred.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-3)
+
+
+def preprocess(crops: np.ndarray, config: FaceModelConfig) -> Tensor:
+    """Turn RGB uint8 crops [T, S, S, 3] of any size into the model's input [T, C, size, size] (squashed, antialiased)."""
+    if crops.ndim != 4 or crops.shape[3] != 3 or crops.dtype != np.uint8:
+        raise InputError(
+            f"crops has shape {crops.shape} and type {crops.dtype}; allowed: [T, S, S, 3] uint8", field="crops"
+        )
+    pictures = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float() / 255.0  # [T, 3, S, S]
+    if config.colour == "grey":
+        pictures = (pictures * torch.tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+    if pictures.shape[-2:] != (config.size, config.size):
+        pictures = F.interpolate(
+            pictures, size=(config.size, config.size), mode="bilinear", antialias=True, align_corners=False
+        )
+    if config.colour == "grey":
+        return standardise(pictures)
+    return (pictures - torch.tensor(_IMAGENET_MEAN)[:, None, None]) / torch.tensor(_IMAGENET_STD)[:, None, None]
+
+
+class FaceEncoder:
+    """Reads a track's crops: probabilities, valence and arousal over time, and at most eight tokens for the backbone."""
+
+    def __init__(self, model: FaceModel, *, name: str, batch_size: int = 64, flip: bool = True) -> None:
+        self.model = model.eval()
+        self.config = model.config
+        self.name = name
+        self.batch_size = batch_size
+        self.flip = flip
+
+    @property
+    def token_width(self) -> int:
+        """Width of a token: the embedding, then the log-probabilities."""
+        return self.model.embedding_width + len(self.config.labels)
+
+    @classmethod
+    def build(cls, name: str, **options: Any) -> FaceEncoder:
+        """Make a named model with random weights, for tests and for converters."""
+        if name not in FACE_MODELS:
+            raise UnknownNameError("face model", name, FACE_MODELS)
+        return cls(FaceModel(FACE_MODELS[name]), name=name, **options)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "cpu", **options: Any) -> FaceEncoder:
+        """Load ``NAME.safetensors`` and the ``NAME.json`` beside it; a missing or left-over key raises `CheckpointError`."""
+        path = Path(path)
+        try:
+            document = json.loads(path.with_suffix(".json").read_text())
+            state = load_file(path)
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"the face model needs {path} and {path.with_suffix('.json').name} beside it"
+            ) from error
+        except (ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{path} or its config is damaged: {error}") from error
+        with torch.device("meta"):
+            model = FaceModel(FaceModelConfig.from_json_dict(document["model"]))
+        state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        try:
+            model.load_state_dict(state, strict=True, assign=True)
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} does not fit its config: {error}") from error
+        model.requires_grad_(False)
+        return cls(model.to(device), name=document["name"], **options)
+
+    def save(self, path: str | Path, *, figures: Mapping[str, float] | None = None) -> None:
+        """Write weights in half precision, biases and norms as they are, and the config."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {k: v.half().contiguous() if v.ndim >= 2 else v for k, v in self.model.state_dict().items()}
+        save_file(state, path)
+        document = {
+            "name": self.name,
+            "model": asdict(self.config),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+        document |= {"figures": dict(figures)} if figures else {}
+        path.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n")
+
+    @torch.inference_mode()
+    def embed(self, crops: np.ndarray) -> FaceRead:
+        """Read RGB crops [T, S, S, 3] uint8; with ``flip`` each is read with its mirror image and the two are averaged."""
+        width, n = self.model.embedding_width, len(self.config.labels)
+        if not len(crops):
+            return FaceRead(*(np.zeros((0, k), np.float32) for k in (width, n, 2)))
+        device = self.model.head.weight.device
+        parts = []
+        for start in range(0, len(crops), self.batch_size):
+            pictures = preprocess(crops[start : start + self.batch_size], self.config).to(device)
+            count = len(pictures)
+            if self.flip:
+                pictures = torch.cat((pictures, pictures.flip(3)))
+            output = self.model(pictures.contiguous(memory_format=torch.channels_last))
+            views = len(pictures) // count
+            probabilities = output.logits.float().softmax(1).view(views, count, n).mean(0)
+            affect = (
+                output.affect if output.affect is not None else output.logits.new_full((len(pictures), 2), torch.nan)
+            )
+            parts.append(
+                (
+                    output.embedding.float().view(views, count, width).mean(0),
+                    probabilities.clamp_min(1e-7).log(),
+                    affect.float().view(views, count, 2).mean(0).clamp(-1.0, 1.0),
+                )
+            )
+        return FaceRead(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
+
+    def read(self, crops: np.ndarray, times: np.ndarray, track_id: int) -> tuple[FaceReadings, Features]:
+        """Read a track: crops [T, S, S, 3] uint8 at ``times`` [T] seconds -> readings over time and pooled tokens."""
+        times = np.asarray(times, np.float64)
+        if len(crops) != len(times) or not len(crops):
+            raise InputError(f"a track of {len(crops)} crops and {len(times)} times cannot be read", field="crops")
+        embedding, log_probabilities, va = self.embed(crops)
+        readings = FaceReadings(
+            track_id=track_id,
+            times=times,
+            labels=self.config.labels,
+            probabilities=np.exp(log_probabilities),
+            valence=va[:, 0],
+            arousal=va[:, 1],
+        )
+        tokens = pool_over_time(np.concatenate((embedding, log_probabilities), axis=1), times)
+        return readings, Features(encoder=self.name, tokens=tokens)
+
+
+def pool_over_time(values: np.ndarray, times: np.ndarray, *, max_tokens: int = MAX_TOKENS) -> np.ndarray:
+    """Average values [T, D] in equal bins of time; bins without a value are left out -> [min(T, max_tokens) or fewer, D]."""
+    count = min(len(values), max_tokens)
+    span = float(times[-1] - times[0])
+    if count <= 1 or span <= 0:
+        return values.mean(0, keepdims=True).astype(np.float32)
+    if len(values) <= max_tokens:
+        return values.astype(np.float32)
+    bins = np.minimum(((times - times[0]) / span * count).astype(int), count - 1)
+    return np.stack([values[bins == b].mean(0) for b in np.unique(bins)]).astype(np.float32)
