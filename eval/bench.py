@@ -15,14 +15,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 
 from emollama.errors import DependencyError, EmoLlamaError, InputError
+from emollama.types import Analysis
 
 SAMPLE = "assets/sample/sample.mp4"
 PROGRAM = "import sys; from emollama.cli import main; sys.argv[0] = 'emollama'; sys.exit(main())"
@@ -43,9 +44,13 @@ class WarmRuns:
     """Repeated analyses of one clip in one process: milliseconds of each run and of its parts."""
 
     total_ms: tuple[float, ...]
-    parts_ms: dict[str, float]  # medians
-    load_seconds: float
-    threads: int
+    parts_ms: Mapping[str, float]  # medians
+
+
+class Analyzes(Protocol):
+    """What the bench asks of an analyzer."""
+
+    def analyze(self, source: Path) -> Analysis: ...
 
 
 @app.command()
@@ -72,11 +77,12 @@ def bench(
             helps = [start_process(["--help"]) for _ in range(starts)]
             colds = [start_process(["analyze", str(path), "--model", model, "--json"]) for _ in range(starts)]
         with console.status("analysing"):
-            warm = warm_runs(path, model=model, runs=runs)
+            analyzer, load_seconds = load_timed(model)
+            warm = warm_runs(analyzer, path, runs=runs)
     except EmoLlamaError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(2) from error
-    figures = summarise(path, helps=helps, colds=colds, warm=warm)
+    figures = summarise(path, helps=helps, colds=colds, warm=warm, load_seconds=load_seconds)
     print_rows(console, f"{model} on {path.name}", flatten(figures))
     if json_path is not None:
         write_json(json_path, {"model": model, **provenance(), **figures})
@@ -114,15 +120,17 @@ def start_process(arguments: Sequence[str]) -> ProcessRun:
     return ProcessRun(seconds=seconds, peak_mib=peak_mib)
 
 
-def warm_runs(path: Path, *, model: str, runs: int) -> WarmRuns:
-    """Load the model, analyse once to warm it up, then analyse ``runs`` times and keep every time."""
-    import torch
-
+def load_timed(model: str) -> tuple[Any, float]:
+    """Load a model in this process; returns the analyzer and the seconds it took."""
     import emollama
 
     started = time.perf_counter()
-    analyzer: Any = emollama.load(model)
-    load_seconds = time.perf_counter() - started
+    analyzer = emollama.load(model)
+    return analyzer, time.perf_counter() - started
+
+
+def warm_runs(analyzer: Analyzes, path: Path, *, runs: int) -> WarmRuns:
+    """Analyse once to warm up, then ``runs`` times, and keep every time."""
     analyzer.analyze(path)
     totals: list[float] = []
     parts: dict[str, list[float]] = {}
@@ -133,15 +141,12 @@ def warm_runs(path: Path, *, model: str, runs: int) -> WarmRuns:
         for name, milliseconds in analysis.timings_ms.items():
             parts.setdefault(name, []).append(milliseconds)
     return WarmRuns(
-        total_ms=tuple(totals),
-        parts_ms={name: statistics.median(values) for name, values in parts.items()},
-        load_seconds=load_seconds,
-        threads=torch.get_num_threads(),
+        total_ms=tuple(totals), parts_ms={name: statistics.median(values) for name, values in parts.items()}
     )
 
 
 def summarise(
-    path: Path, *, helps: Sequence[ProcessRun], colds: Sequence[ProcessRun], warm: WarmRuns
+    path: Path, *, helps: Sequence[ProcessRun], colds: Sequence[ProcessRun], warm: WarmRuns, load_seconds: float
 ) -> dict[str, Any]:
     """Return the figures as plain JSON types; the units are in the names."""
     peaks = [run.peak_mib for run in colds if run.peak_mib is not None]
@@ -150,10 +155,9 @@ def summarise(
         "help_seconds": round(statistics.median(run.seconds for run in helps), 3),
         "cold_start_to_answer_seconds": round(statistics.median(run.seconds for run in colds), 3),
         "cold_peak_memory_mib": round(max(peaks), 1) if peaks else None,
-        "load_seconds": round(warm.load_seconds, 3),
+        "load_seconds": round(load_seconds, 3),
         "warm_median_ms": round(statistics.median(warm.total_ms), 1),
         "warm_slowest_ms": round(max(warm.total_ms), 1),
         "warm_parts_median_ms": {name: round(value, 1) for name, value in warm.parts_ms.items()},
         "warm_runs_ms": [round(value, 1) for value in warm.total_ms],
-        "torch_threads": warm.threads,
     }

@@ -8,13 +8,17 @@ from __future__ import annotations
 import inspect
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from emollama.errors import DatasetError, EmoLlamaError, InputError
 from eval.tasks import TASKS, describe_task, load_task
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DATA_VARIABLE = "EMOLLAMA_DATA"
 DEFAULT_DATA = Path("../shared/data")
@@ -44,33 +48,39 @@ def evaluate(
         print_rows(console, "tasks", {name: describe_task(name) for name in TASKS})
         return
     try:
-        run(console, task, data=data, model=model, json_path=json_path)
+        run(console, task, load_task(task), data=find_data(data), model=model, json_path=json_path)
     except EmoLlamaError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(2) from error
 
 
-def run(console: Any, task: str, *, data: Path | None, model: str | None, json_path: Path | None) -> dict[str, Any]:
+def run(
+    console: Console,
+    task: str,
+    function: Callable[..., dict[str, Any]],
+    *,
+    data: Path,
+    model: str | None = None,
+    json_path: Path | None = None,
+) -> dict[str, Any]:
     """Run one task, show its table, write its report; returns the report."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from eval.report import flatten, print_rows, provenance, write_json
 
-    function = load_task(task)
     accepted = inspect.signature(function).parameters
     options: dict[str, Any] = {}
     if model is not None:
         if "model" not in accepted:
             raise InputError(f"model {model!r} has no effect: task {task!r} takes no model", field="model")
         options["model"] = model
-    folder = find_data(data)
     started = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         line = bar.add_task(task, total=None)
         if "progress" in accepted:
             options["progress"] = lambda done, total: bar.update(line, completed=done, total=total)
-        result = function(folder, **options)
+        result = function(data, **options)
     report = {"task": task, **provenance(), "seconds": round(time.perf_counter() - started, 2), "result": result}
     print_rows(console, task, flatten(result))
     if json_path is not None:
