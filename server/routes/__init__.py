@@ -1,1 +1,16 @@
-"""Routes of the service, one file each."""
+"""The routes, one file each; `server.app` includes every router of `ROUTERS`."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from fastapi import APIRouter
+
+from server.routes import analyze, health, models
+
+ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
+    {
+        "analyze": analyze.router,
+        "models": models.router,
+        "health": health.router,
+    }
+)

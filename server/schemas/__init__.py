@@ -1,1 +1,1 @@
-"""Wire types of the service."""
+"""Wire types: what goes over HTTP, and nothing else."""

@@ -1,0 +1,99 @@
+"""`create_app`: the service as an ASGI application, with everything it needs made in its lifespan.
+
+    uvicorn --factory server.app:create_app        (or: emollama serve)
+
+The model is loaded in the background, so that the process answers `/health` at once; `/ready` tells when it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from emollama import __version__
+from server import errors
+from server.deps import Analyzing
+from server.gate import Gate
+from server.ingest import Inbox, UploadLimits
+from server.middleware import EdgeMiddleware
+from server.models import Load, ModelHost, ModelSpec, load_analyzer
+from server.routes import ROUTERS, docs
+from server.scratch import Scratch
+from server.settings import Settings
+
+logger = logging.getLogger("server.app")
+
+_DESCRIPTION = """Reads the emotion that a person in a clip appears to show from face, voice and words, and says what
+it rests on. An expression is not an inner state: the answers describe how someone appears.
+
+Every error has the shape `{"error": {"message", "type", "param", "code"}}`. A clip is deleted when its answer is sent.
+"""
+
+
+def create_app(
+    settings: Settings | None = None, analyzer: Analyzing | None = None, *, load: Load | None = None
+) -> FastAPI:
+    """Build the application; ``analyzer`` answers instead of a loaded model, ``load`` replaces how one is loaded."""
+    settings = settings or Settings()
+    if load is None:
+        given = analyzer
+        load = functools.partial(load_analyzer, device=settings.device) if given is None else lambda spec: given
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        specs = [ModelSpec(name=settings.model, base=settings.model)]
+        specs += [ModelSpec(name=name, base=settings.model, adapter=path) for name, path in settings.adapters.items()]
+        scratch = Scratch(settings.temp_dir)
+        gate = Gate(concurrency=settings.concurrency, queue_size=settings.queue_size)
+        models = ModelHost(specs, load=load)
+        limits = UploadLimits(
+            max_file_bytes=settings.max_upload_bytes,
+            max_field_bytes=settings.max_field_kb * 1024,
+            timeout_seconds=settings.upload_timeout_seconds,
+        )
+        app.state.settings, app.state.models, app.state.gate = settings, models, gate
+        app.state.inbox = Inbox(scratch, limits=limits, max_uploads=settings.max_uploads)
+        app.state.scratch_root = str(scratch.root)
+        loading = asyncio.create_task(models.load_all())
+        if analyzer is not None:
+            await loading
+        try:
+            yield
+        finally:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+            await gate.close()
+            scratch.close()
+
+    app = FastAPI(
+        title="EmoLLaMA",
+        version=__version__,
+        description=_DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        root_path=settings.root_path,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.docs else None,
+    )
+    errors.install(app)
+    for router in ROUTERS.values():
+        app.include_router(router)
+    if settings.docs:
+        app.include_router(docs.router)
+    app.add_middleware(EdgeMiddleware)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["X-Request-Id"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    return app

@@ -1,0 +1,74 @@
+"""`emollama serve`: run the service; an option given here beats the environment (``EMOLLAMA_*``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from server.settings import Settings
+
+app = typer.Typer(add_completion=False, help="Answer over HTTP.")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. Default: 8000.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model that answers. Default: nano.")] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device. Default: cpu.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="json or text. Default: json.")] = None,
+) -> None:
+    """Answer over HTTP: POST /analyze, GET /v1/models, GET /docs.
+
+    Every other setting is read from the environment; docs/api.md lists them.
+    """
+    import uvicorn
+
+    given = {"host": host, "port": port, "model": model, "device": device, "log_format": log_format}
+    settings = read_settings({name: value for name, value in given.items() if value is not None})
+    uvicorn.Server(server_config(settings)).run()
+
+
+def read_settings(given: dict[str, Any]) -> Settings:
+    """Return the settings, or end the command with one line for each that is wrong."""
+    from pydantic import ValidationError
+
+    from server.settings import Settings
+
+    try:
+        return Settings(**given)
+    except ValidationError as exc:
+        for problem in exc.errors(include_url=False):
+            name = ".".join(str(part) for part in problem["loc"])
+            typer.echo(f"setting {name} is {problem['input']!r}: {problem['msg']}", err=True)
+        raise typer.Exit(2) from exc
+
+
+def server_config(settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn runs the service: graceful shutdown, our log lines, nothing told about the software."""
+    import uvicorn
+
+    from server.app import create_app
+    from server.logs import log_config
+
+    if not settings.is_loopback:
+        typer.echo(
+            f"warning: listening on {settings.host}, and there is no authentication: anyone who reaches this address "
+            "may use the service. Put an authenticating proxy in front of it.",
+            err=True,
+        )
+    return uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=log_config(level=settings.log_level, style=settings.log_format),
+        log_level=settings.log_level,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )

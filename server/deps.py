@@ -1,0 +1,61 @@
+"""What a handler may ask for: the pieces that `server.app` put on ``app.state``, as typed dependencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
+
+from fastapi import Depends, Request
+
+from server.gate import Gate
+from server.ingest import Inbox
+from server.models import ModelHost
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from emollama.media import MediaLimits
+    from emollama.types import Analysis
+
+
+class Analyzing(Protocol):
+    """What the service needs of an analyzer: `emollama.analyze.Analyzer`, or a stand-in in a test.
+
+    `analyze` blocks, may be called by several threads at once, asks ``cancelled`` now and then and stops when it
+    says so.
+    """
+
+    def analyze(
+        self,
+        source: Path | bytes | None,
+        *,
+        name: str | None = None,
+        transcript: str | None = None,
+        labels: str | Sequence[str] | None = None,
+        language: str | None = None,
+        timeline: bool = True,
+        limits: MediaLimits | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Analysis: ...
+
+
+def _settings(request: Request) -> Settings:
+    return cast(Settings, request.app.state.settings)
+
+
+def _models(request: Request) -> ModelHost:
+    return cast(ModelHost, request.app.state.models)
+
+
+def _gate(request: Request) -> Gate:
+    return cast(Gate, request.app.state.gate)
+
+
+def _inbox(request: Request) -> Inbox:
+    return cast(Inbox, request.app.state.inbox)
+
+
+SettingsDep = Annotated[Settings, Depends(_settings)]
+ModelsDep = Annotated[ModelHost, Depends(_models)]
+GateDep = Annotated[Gate, Depends(_gate)]
+InboxDep = Annotated[Inbox, Depends(_inbox)]

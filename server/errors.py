@@ -1,0 +1,268 @@
+"""One table from what went wrong to what the client is told.
+
+Every error leaves the service in the shape that OpenAI's API uses, ``{"error": {"message", "type", "param", "code"}}``,
+with a fitting status; ``code`` is stable and documented, ``message`` is for people. The library's own errors
+(`emollama.errors`) carry no status: `EXCEPTIONS` gives them one. An error that nobody planned is ``internal_error``
+with the request's id, and never a stack trace.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from emollama import errors as library
+from server.schemas.errors import ErrorBody, ErrorOut
+
+logger = logging.getLogger("server.errors")
+
+_INVALID = "invalid_request_error"
+_LIMIT = "rate_limit_error"
+_SERVER = "server_error"
+
+
+@dataclass(frozen=True)
+class ErrorCode:
+    """What a code means: its status, the OpenAI error type, one line of documentation, and an example."""
+
+    status: int
+    type: str
+    meaning: str
+    example: str
+    param: str | None = None
+
+
+CODES: Mapping[str, ErrorCode] = MappingProxyType(
+    {
+        "missing_file": ErrorCode(
+            400, _INVALID, "The request has no file.",
+            "the request has no file; send one as multipart/form-data, field 'file'", "file",
+        ),
+        "empty_file": ErrorCode(400, _INVALID, "The file has no bytes.", "the file is empty", "file"),
+        "malformed_multipart": ErrorCode(
+            400, _INVALID, "The multipart body is damaged or cut short.", "the multipart body ends too early"
+        ),
+        "too_many_parts": ErrorCode(
+            400, _INVALID, "The multipart body has more parts than allowed.", "the body has more than 16 parts"
+        ),
+        "unknown_field": ErrorCode(
+            400, _INVALID, "A form field that the route does not know.",
+            "unknown field 'label'; allowed: file, transcript, labels, language, model, timeline", "label",
+        ),
+        "duplicate_field": ErrorCode(
+            400, _INVALID, "A form field was sent twice.", "field 'labels' was sent twice", "labels"
+        ),
+        "invalid_value": ErrorCode(
+            400, _INVALID, "A value is outside what is allowed; `param` names it.",
+            "labels holds 1 names; allowed: 2 to 64", "labels",
+        ),
+        "not_found": ErrorCode(404, _INVALID, "No such route.", "no route GET /analyse"),
+        "model_not_found": ErrorCode(
+            404, _INVALID, "The service has no such model or adapter.", "unknown model 'mega'; known: nano", "model"
+        ),
+        "method_not_allowed": ErrorCode(
+            405, _INVALID, "The route does not take that method; `Allow` lists those it takes.",
+            "GET is not allowed here; allowed: POST",
+        ),
+        "upload_timeout": ErrorCode(
+            408, _INVALID, "The upload did not end in time.", "the upload was not complete after 120 s"
+        ),
+        "file_too_large": ErrorCode(
+            413, _INVALID, "The file is larger than the service takes.", "the file is larger than 100 MiB", "file"
+        ),
+        "field_too_large": ErrorCode(
+            413, _INVALID, "A text field is larger than the service takes.",
+            "field 'transcript' is larger than 64 KiB", "transcript",
+        ),
+        "unsupported_content_type": ErrorCode(
+            415, _INVALID, "The body is not multipart/form-data.",
+            "the body is 'application/json'; allowed: multipart/form-data", "file",
+        ),
+        "unsupported_media": ErrorCode(
+            415, _INVALID, "The file is not a video, audio file or image that is read here.",
+            "notes.pdf is not a video, audio or image file that this project reads", "file",
+        ),
+        "undecodable_media": ErrorCode(
+            422, _INVALID, "The file is media, but nothing in it can be decoded.",
+            "clip.mp4 holds nothing to read", "file",
+        ),
+        "media_limit_exceeded": ErrorCode(
+            422, _INVALID, "The clip exceeds a limit on seconds, pixels, frames or streams.",
+            "clip.mp4 lasts 912.0 s; allowed: 300.0 s", "file",
+        ),
+        "busy": ErrorCode(
+            429, _LIMIT, "All places are taken; come back after `Retry-After` seconds.",
+            "2 clips are being analysed and 16 wait; try again in 9 s",
+        ),
+        "client_closed_request": ErrorCode(
+            499, _INVALID, "The client went away; nobody reads this answer, but the log does.", "the client went away"
+        ),
+        "internal_error": ErrorCode(
+            500, _SERVER, "A fault of the service.", "internal error; the log has the details under request id 6f1c0a"
+        ),
+        "dependency_missing": ErrorCode(
+            501, _SERVER, "The request needs an optional part that this service was installed without.",
+            "this service was installed without a part that the request needs",
+        ),
+        "not_ready": ErrorCode(503, _SERVER, "The model is still being loaded.", "the model is still being loaded"),
+        "model_load_failed": ErrorCode(
+            503, _SERVER, "The model could not be loaded; the service's log says why.", "the model could not be loaded"
+        ),
+        "deadline_exceeded": ErrorCode(
+            504, _SERVER, "The analysis did not end in time; its work was cancelled.",
+            "the analysis was not complete after 120 s",
+        ),
+        "storage_full": ErrorCode(507, _SERVER, "The service has no room for the upload.", "no room for the upload"),
+        "http_error": ErrorCode(400, _INVALID, "Another error of the HTTP protocol.", "Bad Request"),
+    }
+)  # fmt: skip
+
+EXCEPTIONS: Mapping[type[Exception], str] = MappingProxyType(
+    {
+        library.InputError: "invalid_value",
+        library.UnsupportedMediaError: "unsupported_media",
+        library.UndecodableMediaError: "undecodable_media",
+        library.MediaLimitError: "media_limit_exceeded",
+        library.MediaError: "undecodable_media",
+        library.BusyError: "busy",
+        library.DependencyError: "dependency_missing",
+        library.EmoLlamaError: "internal_error",
+    }
+)
+
+
+class ApiError(Exception):
+    """An error of the service itself; ``code`` is a key of `CODES`, ``headers`` go out with the answer."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        entry = CODES[code]
+        super().__init__(message or entry.example)
+        self.code = code
+        self.message = message or entry.example
+        self.param = param
+        self.status = status or entry.status
+        self.type = _SERVER if self.status >= 500 else entry.type
+        self.headers = dict(headers or {})
+
+    def response(self) -> JSONResponse:
+        body = ErrorOut(error=ErrorBody(message=self.message, type=self.type, param=self.param, code=self.code))
+        return JSONResponse(body.model_dump(), status_code=self.status, headers=self.headers)
+
+
+def from_library(exc: library.EmoLlamaError) -> ApiError:
+    """Return what a client is told about an error of the library.
+
+    What is the service's own fault (a damaged checkpoint, a missing package) is told without the message, which
+    may name files of the machine.
+    """
+    if isinstance(exc, library.UnknownNameError) and exc.field == "model":
+        return ApiError("model_not_found", str(exc), param="model")
+    code = next(EXCEPTIONS[kind] for kind in type(exc).__mro__ if kind in EXCEPTIONS)
+    if CODES[code].status >= 500:
+        return ApiError(code)
+    headers = {}
+    if isinstance(exc, library.BusyError):
+        headers["Retry-After"] = str(max(1, math.ceil(exc.retry_after_seconds)))
+    return ApiError(code, str(exc), param=exc.field or CODES[code].param if code != "busy" else None, headers=headers)
+
+
+def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's ``responses`` for these codes, one example a code, and the envelope for everything else."""
+    documented: dict[int | str, dict[str, Any]] = {
+        "default": {"model": ErrorOut, "description": "Any other error, in the same envelope."}
+    }
+    for code in codes:
+        entry = CODES[code]
+        slot = documented.setdefault(
+            entry.status,
+            {
+                "model": ErrorOut,
+                "description": HTTPStatus(entry.status).phrase if entry.status != 499 else "Client Closed Request",
+                "content": {"application/json": {"examples": {}}},
+            },
+        )
+        error = {"message": entry.example, "type": entry.type, "param": entry.param, "code": code}
+        slot["content"]["application/json"]["examples"][code] = {"summary": entry.meaning, "value": {"error": error}}
+        if code == "busy":
+            slot["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+    return documented
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers that turn every planned error into the envelope."""
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(library.EmoLlamaError, _on_library_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+def note(request: Request, error: ApiError) -> JSONResponse:
+    """Put the error's code into the request's log line and return the answer."""
+    request.scope.setdefault("state", {}).setdefault("log", {})["error_code"] = error.code
+    return error.response()
+
+
+def without_paths(text: str, root: str | None) -> str:
+    """Return the text with every path under ``root`` (where uploads lie) replaced by "the file"."""
+    return re.sub(re.escape(root) + r"[^\s'\":,;)\]]*", "the file", text) if root else text
+
+
+async def _on_api_error(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, ApiError)
+    return note(request, exc)
+
+
+async def _on_library_error(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, library.EmoLlamaError)
+    error = from_library(exc)
+    error.message = without_paths(error.message, getattr(request.app.state, "scratch_root", None))
+    if error.status >= 500:
+        # The message is the operator's: it names a file or a package, never what a request held.
+        logger.error("request failed", extra={"fields": {"kind": type(exc).__name__, "reason": str(exc)}})
+    return note(request, error)
+
+
+async def _on_validation_error(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)
+    return note(request, invalid_value(exc.errors()))
+
+
+async def _on_http_exception(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, HTTPException)
+    route = f"{request.method} {request.url.path[:200]}"
+    if exc.status_code == HTTPStatus.NOT_FOUND:
+        return note(request, ApiError("not_found", f"no route {route}"))
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (exc.headers or {}).get("Allow", "")
+        message = f"{request.method} is not allowed here; allowed: {allowed}"
+        return note(request, ApiError("method_not_allowed", message, headers=exc.headers))
+    return note(request, ApiError("http_error", str(exc.detail), status=exc.status_code, headers=exc.headers))
+
+
+def invalid_value(problems: Any) -> ApiError:
+    """Return the error for pydantic's list of problems: the first one, with its field."""
+    first = problems[0]
+    location = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    param = ".".join(location) or None
+    message = str(first["msg"]).removeprefix("Value error, ")
+    named = param is None or message.startswith(param)
+    return ApiError("invalid_value", message if named else f"{param}: {message}", param=param)

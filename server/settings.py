@@ -1,0 +1,112 @@
+"""Every setting of the service in one class, read from the environment (``EMOLLAMA_*``) and checked once.
+
+A settings object is made by the process (or the test) and handed to `server.app.create_app`; nothing else reads the
+environment. The defaults are for one person's machine: the service listens on the loopback address only, because it
+has no authentication of its own yet.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from emollama.media import MediaLimits
+
+_MEGABYTE = 1024 * 1024
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}")
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Settings(BaseSettings):
+    """Settings of one server process; the field ``host`` is read from ``EMOLLAMA_HOST``, and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="EMOLLAMA_", env_ignore_empty=True, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    root_path: str = Field("", description="Path prefix under which a reverse proxy publishes the service.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Web origins that may call the service from a browser, comma-separated; none by default."
+    )
+
+    model: str = Field("nano", min_length=1, description="Model that answers when a request names none.")
+    device: str = Field("cpu", min_length=1, description='Torch device, such as "cpu" or "cuda:0".')
+    adapters: Annotated[Mapping[str, Path], NoDecode] = Field(
+        {}, description="LoRA adapters served beside the model, as name=folder pairs, comma-separated."
+    )
+
+    max_upload_mb: float = Field(100.0, gt=0, description="Largest file of a request, in MiB.")
+    max_seconds: float = Field(300.0, gt=0, description="Longest clip, in seconds.")
+    max_field_kb: int = Field(64, ge=1, description="Largest text field of a request, in KiB.")
+    max_uploads: int = Field(32, ge=1, description="Uploads received at the same time; more are told to come back.")
+    upload_timeout_seconds: float = Field(120.0, gt=0, description="Time in which an upload must be complete.")
+
+    concurrency: int = Field(2, ge=1, description="Clips analysed at the same time.")
+    queue_size: int = Field(16, ge=0, description="Clips that may wait for a place; more are told to come back.")
+    request_timeout_seconds: float = Field(120.0, gt=0, description="Time from accepted upload to answer.")
+    shutdown_seconds: int = Field(20, ge=0, description="Time that running requests get when the process is stopped.")
+
+    temp_dir: Path | None = Field(
+        None, description="Where uploads lie while they are analysed; system default if unset."
+    )
+    docs: bool = Field(True, description="Serve the interactive API page at /docs.")
+    log_level: LogLevel = Field("info", description="Lowest level that is logged.")
+    log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or text for a terminal.")
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("adapters", mode="before")
+    @classmethod
+    def _split_adapters(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.strip().partition("=") for part in value.split(",") if part.strip()]
+        if any(not name or not folder for name, _, folder in pairs):
+            raise ValueError(f"adapters is {value!r}; allowed: name=folder pairs, comma-separated")
+        return {name.strip(): Path(folder.strip()) for name, _, folder in pairs}
+
+    @field_validator("adapters")
+    @classmethod
+    def _check_adapter_names(cls, value: Mapping[str, Path]) -> Mapping[str, Path]:
+        for name in value:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"adapter name {name!r} is not allowed; letters, digits and . _ : @ - only")
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        if value and (not value.startswith("/") or value.endswith("/")):
+            raise ValueError(f"root_path is {value!r}; allowed: empty, or /prefix without a slash at the end")
+        return value
+
+    @property
+    def max_upload_bytes(self) -> int:
+        return int(self.max_upload_mb * _MEGABYTE)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def media_limits(self) -> MediaLimits:
+        """Return the decoder's limits under these settings."""
+        from emollama.media import MediaLimits
+
+        return MediaLimits(max_bytes=self.max_upload_bytes, max_seconds=self.max_seconds)
