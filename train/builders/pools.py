@@ -54,9 +54,10 @@ class VoicePool:
 
 @dataclass(frozen=True, kw_only=True)
 class WordsPool:
-    """N comments with the share of each Ekman class among their labels: ``targets`` [N, 8] over NANO_LABELS."""
+    """N comments: their fine labels, and the share of each Ekman class among them as ``targets`` [N, 8] over NANO_LABELS."""
 
     texts: tuple[str, ...]
+    fine: tuple[tuple[str, ...], ...]
     targets: np.ndarray
 
     def of_class(self, label: str) -> np.ndarray:
@@ -120,7 +121,11 @@ def words_pool(data: Path, split: goemotions.Split) -> WordsPool:
     for row, comment in enumerate(comments):
         for name in comment.ekman:
             targets[row, NANO_LABELS.index(name)] = 1.0 / len(comment.ekman)
-    return WordsPool(texts=tuple(comment.text for comment in comments), targets=targets)
+    return WordsPool(
+        texts=tuple(comment.text for comment in comments),
+        fine=tuple(comment.labels for comment in comments),
+        targets=targets,
+    )
 
 
 def classes_of(subset: tuple[str, ...]) -> tuple[str, ...]:

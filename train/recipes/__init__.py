@@ -1,4 +1,4 @@
-"""Recipes: functions that return a whole `TrainConfig`; `RECIPES` names them as "module:function", imported when asked for."""
+"""Recipes: functions that return a whole `TrainConfig`; `RECIPES` names them, imported only when asked for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from types import MappingProxyType
 from emollama.errors import UnknownNameError
 from train.config import TrainConfig
 
+# name -> "module:function"
 RECIPES: Mapping[str, str] = MappingProxyType(
     {
         "face": "train.recipes.face:face",
+        "align": "train.recipes.align:align",
+        "instruct": "train.recipes.instruct:instruct",
+        "backbone": "train.recipes.backbone:backbone",
     }
 )
 

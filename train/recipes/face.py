@@ -1,8 +1,8 @@
 """Recipe ``face``: nano's face model on FER+.
 
 Targets are the vote shares (soft labels) and, for valence and arousal, their expectation over ``labels.CIRCUMPLEX``:
-derived from the classes, not measured. Pictures are augmented in batches on the tensor, not one by one; the first part of the
-run sees them at a lower resolution, which costs less and changes little because the network pools over space.
+derived from the classes, not measured. Pictures are augmented in batches, not one by one; the first part of the run
+sees them at a lower resolution, which costs less and changes little because the network pools over space.
 Loss as HSEmotion's multi-task models: cross-entropy + (1 - CCC) / 2 for valence and for arousal.
 """
 
@@ -26,7 +26,7 @@ from train.config import TrainConfig, default_data_dir
 
 @dataclass(frozen=True, kw_only=True)
 class FaceOptions:
-    """``early_size`` pixels are used for the first ``early_share`` of the epochs; shares and probabilities lie in 0 to 1."""
+    """``early_size`` pixels serve the first ``early_share`` of the epochs; ``mixup``, ``cutout`` are probabilities."""
 
     data: str = ""
     model: str = "nano-face"

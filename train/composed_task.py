@@ -1,0 +1,322 @@
+"""The task behind the recipes ``align`` and ``instruct``: composed samples, a soft label and a dialogue.
+
+Loss = cross-entropy of the label token against the sample's target distribution + ``dialogue_weight`` times the mean
+cross-entropy of the answer's tokens. In ``align`` only the projectors are trained and there is no dialogue; in
+``instruct`` LoRA is trained beside them. Validation uses pictures, speakers and comments that neither has seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emollama import metrics
+from emollama.backbones.llama import load_llama
+from emollama.backbones.lora import attach_lora, save_lora
+from emollama.config import LoraSettings
+from emollama.errors import DatasetError
+from emollama.labels import GOEMOTIONS_28, NANO_LABELS
+from emollama.model import EmoLlama, ModelBatch
+from emollama.projectors import build_projectors
+from emollama.prompt import SOURCES, Renderer
+from train.builders.cues import SUBSETS
+from train.builders.instruct import Composed, Composer, Mix, Pools, dialogue
+from train.builders.pools import VALIDATION_SPEAKERS, face_pool, voice_pool, words_pool
+from train.config import TrainConfig, default_data_dir
+
+ASSETS = "emollama/assets/nano"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedOptions:
+    """What is composed and what is trained.
+
+    ``dialogue_share``, ``open_share``: fractions of the samples that carry a dialogue, or ask for the fine labels
+    instead. ``alone_share``: samples of one modality only, with the class counts of their own data set.
+    ``drop_words``: at most this share of a comment's words is left out, at random, so that the backbone trusts a
+    comment it was trained on no more than a new one.
+    """
+
+    data: str = ""
+    face: str = f"{ASSETS}/face.safetensors"
+    voice_run: str = "runs/voice"
+    tokenizer: str = f"{ASSETS}/tokenizer.json"
+    backbone: str = f"{ASSETS}/backbone"
+    projectors: str = ""
+    cache: str = "runs/features"
+    lora_rank: int = 16
+    with_lora: bool = True
+    samples: int = 20_000
+    valid_samples: int = 700
+    dialogue_share: float = 0.6
+    dialogue_weight: float = 1.0
+    open_share: float = 0.1
+    alone_share: float = 0.25
+    drop_words: float = 0.3
+    mix: Mix = field(default_factory=Mix)
+
+    def build(self, config: TrainConfig) -> ComposedTask:
+        return ComposedTask(config, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedBatch:
+    """``label_at`` [B] index of the label marker in each row, ``targets`` [B, V'] over ``target_ids`` tokens."""
+
+    inputs: ModelBatch
+    label_at: Tensor
+    targets: Tensor
+    num_answers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    ids: list[int]
+    answer: list[bool]
+    label_at: int
+    target: np.ndarray
+    sample: Composed
+
+
+class ComposedTask:
+    """Draws samples by (seed, epoch, index); a run resumes at any batch."""
+
+    def __init__(
+        self, config: TrainConfig, options: ComposedOptions, *, pools: tuple[Pools, Pools] | None = None
+    ) -> None:
+        self.config, self.options = config, options
+        self.renderer = Renderer.load(Path(options.tokenizer))
+        train, valid = pools or self._read_pools()
+        self.train, self.valid = Composer(train, mix=options.mix), Composer(valid, mix=options.mix)
+        self.target_names = (*NANO_LABELS, *(name for name in GOEMOTIONS_28 if name not in NANO_LABELS))
+        self.target_ids = torch.tensor([ids[0] for ids in self.renderer.label_ids(self.target_names)])
+        self.valid_rows = list(self._valid_rows())
+
+    def _read_pools(self) -> tuple[Pools, Pools]:
+        options = self.options
+        data = Path(options.data) if options.data else default_data_dir()
+        face, cache = Path(options.face), Path(options.cache)
+        run = Path(options.voice_run)
+        if not face.is_file():
+            raise DatasetError(f"{face} is not there; it is made by: emollama train face", field="face")
+        train = Pools(
+            face=face_pool(data, "train", encoder=face, cache=cache),
+            voice=voice_pool(data, run=run, but=VALIDATION_SPEAKERS),
+            words=words_pool(data, "train"),
+        )
+        valid = Pools(
+            face=face_pool(data, "valid", encoder=face, cache=cache),
+            voice=voice_pool(data, run=run, speakers=VALIDATION_SPEAKERS),
+            words=words_pool(data, "dev"),
+        )
+        return train, valid
+
+    # ---- model ---------------------------------------------------------------------------------------------------
+
+    def build_model(self) -> nn.Module:
+        options = self.options
+        backbone: nn.Module = load_llama(Path(options.backbone))
+        for parameter in backbone.parameters():
+            parameter.requires_grad_(False)
+        width = backbone.config.hidden_size  # type: ignore[union-attr]
+        if options.with_lora:
+            settings = LoraSettings(rank=options.lora_rank, alpha=2.0 * options.lora_rank, dropout=0.05)
+            backbone = attach_lora(backbone, settings, seed=self.config.seed)
+        pools = self.train.pools
+        widths = {"face": pools.face.tokens.shape[1], "voice": pools.voice.tokens.shape[1]}
+        model = EmoLlama(
+            backbone,
+            dict(build_projectors(widths, width).items()),
+            {"face": self.renderer.face_placeholder_id, "voice": self.renderer.voice_placeholder_id},
+        )
+        if options.projectors:
+            model.load_projectors(Path(options.projectors))
+        return model
+
+    # ---- data ----------------------------------------------------------------------------------------------------
+
+    def row(self, composer: Composer, rng: Random, *, training: bool, **draw: Any) -> Row:
+        """Draw one sample and write it as ids."""
+        options = self.options
+        if training and rng.random() < options.alone_share:
+            draw["subset"] = (rng.choice(SOURCES),)
+        sample = composer.draw(rng, **draw)
+        if training and sample.transcript is not None:
+            sample = dataclasses.replace(sample, transcript=_drop_words(sample.transcript, options.drop_words, rng))
+        target = np.zeros(len(self.target_names), np.float32)
+        target[: len(NANO_LABELS)] = sample.target
+        if training and rng.random() < options.open_share:
+            prefix = self._prefix(sample)
+            prefix[-1] = self.renderer.token_id("<|open|>")
+            fine = self._fine(sample)
+            return Row(ids=prefix, answer=[False] * len(prefix), label_at=len(prefix) - 1, target=fine, sample=sample)
+        if training and rng.random() >= options.dialogue_share:
+            prefix = self._prefix(sample)
+            return Row(ids=prefix, answer=[False] * len(prefix), label_at=len(prefix) - 1, target=target, sample=sample)
+        ids, answer, label_at = dialogue(self.renderer, sample, rng)
+        return Row(ids=ids, answer=answer, label_at=label_at, target=target, sample=sample)
+
+    def _prefix(self, sample: Composed) -> list[int]:
+        return self.renderer.prefix(
+            face_tokens=0 if sample.face_tokens is None else len(sample.face_tokens),
+            voice_tokens=0 if sample.voice_token is None else 1,
+            transcript=sample.transcript,
+        )
+
+    def _fine(self, sample: Composed) -> np.ndarray:
+        """Target over the fine labels: a comment's own; else the word that GoEmotions uses for the class."""
+        target = np.zeros(len(self.target_names), np.float32)
+        if sample.words_row is not None:
+            for name in self.train.pools.words.fine[sample.words_row]:
+                target[self.target_names.index(name)] += 1.0
+            target /= target.sum()
+        coarse = np.zeros_like(target)
+        for name, share in zip(NANO_LABELS, sample.target, strict=True):
+            word = {"happiness": "joy", "contempt": "disapproval"}.get(name, name)
+            coarse[self.target_names.index(word)] += share
+        return 0.5 * target + 0.5 * coarse if sample.words_row is not None else coarse
+
+    def _valid_rows(self) -> Iterator[Row]:
+        rng = Random(977)
+        for index in range(self.options.valid_samples):
+            subset = SUBSETS[index % len(SUBSETS)]
+            emotion = rng.choice(self.valid.classes(subset))
+            yield self.row(self.valid, rng, training=False, subset=subset, emotion=emotion)
+
+    def batches(self, *, epoch: int, seed: int) -> _Epoch:
+        return _Epoch(self, epoch=epoch, seed=seed)
+
+    def collate(self, rows: list[Row]) -> ComposedBatch:
+        length = max(len(row.ids) for row in rows)
+        pad = self.renderer.token_id("<pad>")
+        ids = torch.full((len(rows), length), pad)
+        mask = torch.zeros((len(rows), length), dtype=torch.long)
+        labels = torch.full((len(rows), length), -100)
+        faces, voices = [], []
+        for index, row in enumerate(rows):
+            tokens = torch.tensor(row.ids)
+            ids[index, : len(tokens)] = tokens
+            mask[index, : len(tokens)] = 1
+            answer = torch.tensor(row.answer)
+            labels[index, : len(tokens)][answer] = tokens[answer]
+            if row.sample.face_tokens is not None:
+                faces.append(row.sample.face_tokens)
+            if row.sample.voice_token is not None:
+                voices.append(row.sample.voice_token)
+        features: dict[str, Any] = {}
+        if faces:
+            features["face"] = torch.from_numpy(np.concatenate(faces).astype(np.float32))
+        if voices:
+            features["voice"] = torch.from_numpy(np.stack(voices).astype(np.float32))
+        return ComposedBatch(
+            inputs=ModelBatch(input_ids=ids, attention_mask=mask, features=features, labels=labels),
+            label_at=torch.tensor([row.label_at for row in rows]),
+            targets=torch.from_numpy(np.stack([row.target for row in rows])),
+            num_answers=int((labels[:, 1:] != -100).sum()),
+        )
+
+    # ---- learning ------------------------------------------------------------------------------------------------
+
+    def loss(self, model: nn.Module, batch: ComposedBatch) -> tuple[Tensor, dict[str, float]]:
+        assert isinstance(model, EmoLlama)
+        hidden = model.hidden(batch.inputs)
+        rows = torch.arange(len(batch.label_at))
+        logits = model.head(hidden[rows, batch.label_at]).float()  # [B, V]
+        log_probabilities = logits.log_softmax(-1)[:, self.target_ids]
+        label_loss = -(batch.targets * log_probabilities).sum(-1).mean()
+        loss, figures = label_loss, {"label_loss": label_loss.item()}
+        if batch.num_answers:
+            assert batch.inputs.labels is not None
+            targets = batch.inputs.labels[:, 1:]
+            wanted = targets != -100
+            answer_loss = F.cross_entropy(model.head(hidden[:, :-1][wanted]).float(), targets[wanted])
+            loss = loss + self.options.dialogue_weight * answer_loss
+            figures["answer_loss"] = answer_loss.item()
+        return loss, figures
+
+    def label_log_probabilities(self, model: EmoLlama, rows: list[Row], *, batch_size: int = 64) -> np.ndarray:
+        """Log-probabilities [N, 8] of NANO_LABELS at each row's label marker."""
+        out = []
+        for start in range(0, len(rows), batch_size):
+            batch = self.collate(rows[start : start + batch_size])
+            hidden = model.hidden(batch.inputs)
+            at = hidden[torch.arange(len(batch.label_at)), batch.label_at]
+            logits = model.head(at).float()[:, self.target_ids[: len(NANO_LABELS)]]
+            out.append(logits.log_softmax(-1).numpy())
+        return np.concatenate(out)
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, EmoLlama)
+        rows = self.valid_rows
+        probabilities = np.exp(self.label_log_probabilities(model, rows))
+        truth = np.array([NANO_LABELS.index(row.sample.emotion) for row in rows])
+        figures = {
+            "accuracy": metrics.accuracy(truth, probabilities.argmax(1)),
+            "nll": float(-np.log(probabilities[np.arange(len(truth)), truth] + 1e-9).mean()),
+            "ece": metrics.expected_calibration_error(probabilities, truth),
+        }
+        for subset in SUBSETS:
+            chosen = np.array([row.sample.subset == subset for row in rows])
+            figures[f"accuracy_{'+'.join(subset)}"] = metrics.accuracy(
+                truth[chosen], probabilities[chosen].argmax(1)
+            )
+        answered = [row for row in rows if any(row.answer)][:128]
+        if self.options.dialogue_share > 0:
+            total, count = 0.0, 0
+            for start in range(0, len(answered), 32):
+                batch = self.collate(answered[start : start + 32])
+                loss, tokens = model.answer_loss(batch.inputs)
+                total, count = total + float(loss) * tokens, count + tokens
+            figures["answer_loss"] = total / max(1, count)
+        figures["loss"] = figures["nll"] + figures.get("answer_loss", 0.0)
+        return figures
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        assert isinstance(model, EmoLlama)
+        model.save_projectors(folder / "projectors.safetensors", dtype=torch.float16)
+        if self.options.with_lora:
+            save_lora(model.backbone, folder / "adapter", dtype=torch.float16)  # type: ignore[arg-type]
+
+
+class _Epoch:
+    """One epoch's batches, of similar lengths; batch ``i`` can be drawn by itself."""
+
+    def __init__(self, task: ComposedTask, *, epoch: int, seed: int) -> None:
+        self.task, self.epoch, self.seed = task, epoch, seed
+        self.size = task.config.batch_size
+        self.chunk = 8  # batches that are sorted by length together
+        self._rows: tuple[int, list[Row]] | None = None
+
+    def __len__(self) -> int:
+        return max(1, self.task.options.samples // self.size)
+
+    def __iter__(self) -> Iterator[ComposedBatch]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> ComposedBatch:
+        chunk, within = divmod(index, self.chunk)
+        if self._rows is None or self._rows[0] != chunk:
+            rng = Random(f"{self.seed}/{self.epoch}/{chunk}")
+            rows = [self.task.row(self.task.train, rng, training=True) for _ in range(self.chunk * self.size)]
+            rows.sort(key=lambda row: len(row.ids))
+            groups = [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
+            rng.shuffle(groups)
+            self._rows = (chunk, [row for group in groups for row in group])
+        return self.task.collate(self._rows[1][within * self.size : (within + 1) * self.size])
+
+
+def _drop_words(text: str, most: float, rng: Random) -> str:
+    """Leave out up to ``most`` of the words; at least one stays."""
+    words = text.split()
+    share = rng.uniform(0.0, most)
+    kept = [word for word in words if rng.random() >= share]
+    return " ".join(kept or words[:1])

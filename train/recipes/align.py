@@ -1,0 +1,22 @@
+"""Recipe ``align``: the projectors alone learn to say in the frozen backbone's language what face and voice show."""
+
+from __future__ import annotations
+
+from train.composed_task import ComposedOptions
+from train.config import TrainConfig
+
+
+def align() -> TrainConfig:
+    return TrainConfig(
+        recipe="align",
+        run_dir="runs/align",
+        task=ComposedOptions(with_lora=False, dialogue_share=0.0, open_share=0.0, samples=12_000),
+        seed=11,
+        epochs=2,
+        batch_size=48,
+        learning_rate=1e-3,
+        warmup_steps=40,
+        weight_decay=0.01,
+        monitor="nll:min",
+        checkpoint_every_seconds=60.0,
+    )

@@ -1,0 +1,26 @@
+"""Recipe ``instruct``: LoRA on attention and MLP, and the projectors, on labels and dialogues with modality dropout.
+
+Every sample holds one of the seven subsets of face, voice and words; what is left out is left out of the prompt.
+"""
+
+from __future__ import annotations
+
+from train.composed_task import ComposedOptions
+from train.config import TrainConfig
+
+
+def instruct() -> TrainConfig:
+    return TrainConfig(
+        recipe="instruct",
+        run_dir="runs/instruct",
+        task=ComposedOptions(projectors="runs/align/export/projectors.safetensors", samples=24_000),
+        seed=12,
+        epochs=1,
+        batch_size=32,
+        learning_rate=1.5e-3,
+        warmup_steps=60,
+        weight_decay=0.0,
+        monitor="loss:min",
+        checkpoint_every_seconds=60.0,
+        export_dir="emollama/assets/nano",
+    )
