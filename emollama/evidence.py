@@ -23,9 +23,9 @@ from emollama.prompt import MAX_FACE_CUES, SOURCES, Cues, FaceCue, Level, Slots,
 from emollama.types import Evidence, FaceReadings, Segment, Transcript, VoiceReadings, VoiceSegment
 
 # Mean probability of an expression over its stretch, from which its strength is named.
-STRENGTH_MEDIUM, STRENGTH_HIGH = 0.5, 0.75
+STRENGTH_MEDIUM, STRENGTH_HIGH = 0.55, 0.80
 # An emotion beside the answer is named from this probability on; at most two are.
-OTHERS_FROM, MAX_OTHERS = 0.15, 2
+OTHERS_FROM, MAX_OTHERS = 0.10, 2
 MAX_OCCLUSIONS = 24
 MAX_QUOTE_WORDS = 6
 MAX_VOICE_SEGMENTS = 3
