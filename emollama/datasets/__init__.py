@@ -9,6 +9,7 @@ from types import MappingProxyType
 DATASETS: Mapping[str, str] = MappingProxyType(
     {
         "ferplus": "emollama.datasets.ferplus",
+        "emodb": "emollama.datasets.emodb",
         "goemotions": "emollama.datasets.goemotions",
         "xed": "emollama.datasets.xed",
         "emobank": "emollama.datasets.emobank",

@@ -9,5 +9,7 @@ from types import MappingProxyType
 ENCODERS: Mapping[str, str] = MappingProxyType(
     {
         "face": "emollama.encoders.face:FaceEncoder",
+        "voice": "emollama.encoders.voice:VoiceEncoder",
+        "whisper": "emollama.encoders.whisper:WhisperEncoder",
     }
 )

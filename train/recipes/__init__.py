@@ -13,6 +13,7 @@ from train.config import TrainConfig
 RECIPES: Mapping[str, str] = MappingProxyType(
     {
         "face": "train.recipes.face:face",
+        "voice": "train.recipes.voice:voice",
         "align": "train.recipes.align:align",
         "instruct": "train.recipes.instruct:instruct",
         "backbone": "train.recipes.backbone:backbone",

@@ -1,0 +1,98 @@
+"""EmoDB, the Berlin Database of Emotional Speech (Burkhardt et al., Interspeech 2005), from its Parquet table.
+
+Ten German actors speak ten sentences in seven emotions. Columns: ``name``, ``speaker``, ``sex``, ``sentence``,
+``emotion``, ``sample_rate``, ``seconds``, ``flac`` (encoded bytes). nano leaves boredom out altogether
+(`labels.EMODB_6`), so that there is an emotion which it has never heard.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emollama.datasets.text_tables import read_rows, write_manifest
+from emollama.errors import DatasetError
+from emollama.types import Audio
+
+COLUMNS = ("name", "speaker", "sex", "sentence", "emotion", "sample_rate", "seconds", "flac")
+EMOTIONS = ("anger", "boredom", "disgust", "fear", "happiness", "neutral", "sadness")
+
+# Leave-two-speakers-out: every fold holds out two of the eight speakers.
+FOLDS = (("03", "08"), ("10", "09"), ("11", "13"), ("15", "16"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """One recording; ``speaker`` is the two-digit code of the actor, ``sentence`` that of the text."""
+
+    name: str
+    speaker: str
+    sentence: str
+    emotion: str
+    audio: Audio
+
+
+def table_path(data: Path) -> Path:
+    """Where the table lies in a data folder; a path that is itself a Parquet file is returned as it is."""
+    return data if data.suffix == ".parquet" else data / "speech" / "emodb.parquet"
+
+
+def read(data: Path, *, with_boredom: bool = False) -> tuple[Utterance, ...]:
+    """Decode the utterances of a data folder (or of one Parquet file), in the table's order."""
+    return tuple(iterate(data, with_boredom=with_boredom))
+
+
+def iterate(data: Path, *, with_boredom: bool = False) -> Iterator[Utterance]:
+    """Decode utterances one by one; raises `DatasetError` for a missing file or column or an unknown emotion."""
+    path = table_path(data)
+    for number, row in enumerate(read_rows(path, columns=COLUMNS)):
+        if row["emotion"] not in EMOTIONS:
+            raise DatasetError(f"{path} row {number}: emotion is {row['emotion']!r}; allowed: {', '.join(EMOTIONS)}")
+        if row["emotion"] == "boredom" and not with_boredom:
+            continue
+        yield Utterance(
+            name=str(row["name"]),
+            speaker=str(row["speaker"]),
+            sentence=str(row["sentence"]),
+            emotion=row["emotion"],
+            audio=decode(row["flac"], name=f"{path} row {number}"),
+        )
+
+
+def decode(encoded: bytes, *, name: str) -> Audio:
+    """Decode one recording to mono 16 kHz; raises `DatasetError` that names it when it cannot be read."""
+    import av
+
+    chunks: list[np.ndarray] = []
+    try:
+        with av.open(io.BytesIO(encoded)) as container:
+            resampler = av.AudioResampler(format="flt", layout="mono", rate=16_000)
+            for frame in container.decode(audio=0):
+                chunks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+            chunks += [part.to_ndarray()[0] for part in resampler.resample(None)]
+    except (av.FFmpegError, IndexError) as error:
+        raise DatasetError(f"{name}: the recording cannot be decoded ({error}); fetch the table again") from error
+    if not chunks:
+        raise DatasetError(f"{name}: the recording holds no sound; fetch the table again")
+    return Audio(samples=np.concatenate(chunks).astype(np.float32))
+
+
+def prepare(data: Path, manifest: Path) -> int:
+    """Write the JSONL manifest (without boredom): name, speaker, sentence, label, seconds; return the number of rows."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in iterate(data):
+            yield {
+                "id": row.name,
+                "speaker": row.speaker,
+                "sentence": row.sentence,
+                "label": row.emotion,
+                "seconds": round(row.audio.seconds, 3),
+            }
+
+    return write_manifest(rows(), manifest)
