@@ -1,0 +1,223 @@
+"""A service with a stand-in for the model, over the ASGI interface or over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from emollama.types import (
+    Affect,
+    Analysis,
+    AudioUse,
+    Box,
+    Emotion,
+    Evidence,
+    FaceSummary,
+    ModalityUse,
+    Segment,
+    TextUse,
+    Transcript,
+    TranscriptSegment,
+    VisualUse,
+)
+from server.app import create_app
+from server.settings import Settings
+
+
+def make_analysis(**changes: Any) -> Analysis:
+    """An analysis in which every optional part is there."""
+    scores = {"neutral": 0.25, "happiness": np.float32(0.75)}
+    analysis = Analysis(
+        id="an-1",
+        model="nano",
+        adapter=None,
+        created=1_795_300_000,
+        clip="clip.mp4",
+        seconds=3.0,
+        emotion=Emotion(label="happiness", confidence=0.75, abstained=False, scores=scores),
+        open_vocabulary=("joy",),
+        affect=Affect(valence=0.5, arousal=0.1, source="nano/face"),
+        rationale="The person appears happy.",
+        evidence={
+            "visual": (
+                Evidence(start=0.0, end=1.0, cue="a smile", reading="face", value=0.9, supports="happiness", track=0),
+            ),
+            "text": (Evidence(start=0.0, end=1.0, cue="glad words", reading="words", value="good news"),),
+        },
+        transcript=Transcript(
+            text="good news", language="en", segments=(TranscriptSegment(start=0.0, end=1.0, text="good news"),)
+        ),
+        timeline=(
+            Segment(start=0.0, end=3.0, label="happiness", scores=scores, valence=0.5, arousal=0.1, track=0),
+        ),
+        faces=(
+            FaceSummary(
+                track=0, share=1.0, is_main=True, chosen_because="the only face", times=(0.0,),
+                boxes=(Box(x=1.0, y=2.0, width=3.0, height=4.0),),
+            ),
+        ),
+        modalities=ModalityUse(
+            visual=VisualUse(used=True, frames=12, faces=1),
+            audio=AudioUse(used=False, seconds=0.0, voiced_seconds=0.0),
+            text=TextUse(used=True, source="given"),
+        ),
+        warnings=("no sound",),
+        timings_ms={"total": 12.5},
+    )  # fmt: skip
+    return dataclasses.replace(analysis, **changes)
+
+
+class FakeAnalyzer:
+    """Answers at once, raises ``error``, or (with ``hold``) works until released or asked to stop."""
+
+    def __init__(self, *, error: Exception | None = None, hold: bool = False) -> None:
+        self.error = error
+        self.calls: list[dict[str, Any]] = []
+        self.release = threading.Event()
+        self.started = threading.Event()
+        self.was_cancelled = threading.Event()
+        if not hold:
+            self.release.set()
+
+    def analyze(self, source: Path, **options: Any) -> Analysis:
+        cancelled = options.pop("cancelled")
+        self.calls.append({"path": source, "bytes": source.read_bytes(), **options})
+        self.started.set()
+        while not self.release.wait(0.01):
+            if cancelled():
+                self.was_cancelled.set()
+                raise RuntimeError("stopped")
+        if self.error is not None:
+            raise self.error
+        return make_analysis(clip=options["name"], timeline=make_analysis().timeline if options["timeline"] else ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """A running service: how to call it, what stands in for its model, and what lies in its upload folder."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    analyzer: FakeAnalyzer
+    temp_dir: Path
+
+    def uploads(self) -> list[Path]:
+        """Every file or folder of a request that is on the disk now."""
+        return [path for path in self.temp_dir.glob("emollama-server-*/*") if path.name != "lock"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveService:
+    """The same over real sockets."""
+
+    url: str
+    port: int
+    app: FastAPI
+    analyzer: FakeAnalyzer
+    temp_dir: Path
+
+    def uploads(self) -> list[Path]:
+        return [path for path in self.temp_dir.glob("emollama-server-*/*") if path.name != "lock"]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("EMOLLAMA_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def analysis() -> Analysis:
+    return make_analysis()
+
+
+@pytest.fixture
+def analyzer_type() -> type[FakeAnalyzer]:
+    return FakeAnalyzer
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Service]]:
+    """``async with service(analyzer, max_upload_mb=1) as s: await s.client.post(...)``."""
+
+    @contextlib.asynccontextmanager
+    async def start(analyzer: FakeAnalyzer | None = None, load: Any = None, **settings: Any) -> AsyncIterator[Service]:
+        fake = analyzer or FakeAnalyzer()
+        app = create_app(Settings(temp_dir=tmp_path, **settings), None if load else fake, load=load)
+        transport = httpx.ASGITransport(app=app)
+        async with app.router.lifespan_context(app):
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                yield Service(app, client, fake, tmp_path)
+
+    return start
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Callable[..., LiveService]]:
+    """``live(analyzer, max_upload_mb=1)`` starts uvicorn on a free port; all are stopped at the end of the test."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(analyzer: FakeAnalyzer | None = None, **settings: Any) -> LiveService:
+        fake = analyzer or FakeAnalyzer()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        app = create_app(Settings(temp_dir=tmp_path, port=port, **settings), fake)
+        config = uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        running.append((server, thread))
+        wait_until(lambda: server.started)
+        return LiveService(f"http://127.0.0.1:{port}", port, app, fake, tmp_path)
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture(name="wait_until")
+def _wait_until() -> Callable[..., None]:
+    return wait_until
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """The same for a coroutine."""
+
+    async def wait(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "waited in vain"
+            await asyncio.sleep(0.01)
+
+    return wait
