@@ -28,7 +28,7 @@ from emollama.types import Analysis
 SAMPLE = "assets/sample/sample.mp4"
 PROGRAM = "import sys; from emollama.cli import main; sys.argv[0] = 'emollama'; sys.exit(main())"
 
-app = typer.Typer(help="Measure latency, start-up time and memory.")
+app = typer.Typer(help="Measure latency, start-up time and memory.", add_completion=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from emollama.errors import DatasetError, InputError, UnknownNameError
-from eval.cli import app, find_data, run
+from eval.cli import app, find_data, read_settings, run
 from eval.tasks import TASKS, describe_task, load_task
 
 
@@ -41,12 +41,22 @@ def test_options_reach_the_task_that_takes_them(tmp_path: Path) -> None:
         progress(1, 2)
         return {"model": model}
 
-    assert run(quiet(), "toy", task, data=tmp_path, model="mine")["result"] == {"model": "mine"}
+    assert run(quiet(), "toy", task, data=tmp_path, options={"model": "mine"})["result"] == {"model": "mine"}
 
 
-def test_a_model_without_effect_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="takes no model"):
-        run(quiet(), "toy", lambda data: {}, data=tmp_path, model="mine")
+def test_a_setting_without_effect_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no effect on task 'toy'; it takes: no settings"):
+        run(quiet(), "toy", lambda data: {}, data=tmp_path, options={"model": "mine"})
+
+
+def test_settings_are_json_or_text() -> None:
+    assert read_settings(["limit=500", "adapter=false", "split=dev"]) == {
+        "limit": 500,
+        "adapter": False,
+        "split": "dev",
+    }
+    with pytest.raises(InputError, match="key=value"):
+        read_settings(["limit"])
 
 
 def test_data_is_found_by_option_then_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
