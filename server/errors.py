@@ -182,7 +182,9 @@ def from_library(exc: library.EmoLlamaError) -> ApiError:
     headers = {}
     if isinstance(exc, library.BusyError):
         headers["Retry-After"] = str(max(1, math.ceil(exc.retry_after_seconds)))
-    return ApiError(code, str(exc), param=exc.field or CODES[code].param if code != "busy" else None, headers=headers)
+    # What the library calls the source is the form's file.
+    param = "file" if exc.field == "source" else exc.field or CODES[code].param
+    return ApiError(code, str(exc), param=param, headers=headers)
 
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:

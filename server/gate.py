@@ -58,6 +58,7 @@ class Gate:
         self._stops: set[Stop] = set()
         self._num_running = 0
         self._mean_seconds = _FIRST_GUESS_SECONDS
+        self._is_closing = False
 
     @property
     def num_running(self) -> int:
@@ -89,7 +90,7 @@ class Gate:
 
         ``gone`` returns when the client has gone away. Then, at the deadline, and when this task is cancelled, the
         work is asked to stop and this call ends at once. Raises `BusyError`, and `ApiError` with the code
-        ``client_closed_request`` or ``deadline_exceeded``.
+        ``client_closed_request``, ``deadline_exceeded`` or (after `close`) ``not_ready``.
         """
         self.require_room()
         stop = Stop()
@@ -103,6 +104,8 @@ class Gate:
         either: list[asyncio.Future[Any]] = [answer, watch]
         try:
             await asyncio.wait(either, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if self._is_closing:
+                raise ApiError("not_ready", "the service is being stopped")
             if answer.done():
                 return answer.result()
             if watch.done():
@@ -119,6 +122,7 @@ class Gate:
     async def close(self) -> None:
         """Ask all work to stop, drop what waits, and return when the threads have ended."""
         with self._lock:
+            self._is_closing = True
             stops = list(self._stops)
         for stop in stops:
             stop.set()

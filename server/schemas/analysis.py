@@ -170,7 +170,7 @@ class AnalysisOut(Wire):
 
 
 EXAMPLE: dict[str, Any] = {
-    "id": "an-5f0c9a7e21b84d3c",
+    "id": "ana_5f0c9a7e21b84d3c90aa61d2",
     "model": "nano",
     "adapter": None,
     "created": 1795300000,
@@ -185,29 +185,33 @@ EXAMPLE: dict[str, Any] = {
             "anger": 0.02, "disgust": 0.01, "fear": 0.01, "contempt": 0.01,
         },
     },
-    "open_vocabulary": ["joy", "amusement"],
+    "open_vocabulary": ["joy", "excitement"],
     "rationale": (
-        "The person appears happy. The face is relaxed at first, and a broad smile opens at 2.1 s and stays until the "
-        "end. The voice is lively, with a raised pitch from 1.4 s, and the words \"that is the best news\" point the "
-        "same way; the face carried the most weight."
+        "The person appears happy. The face is calm at first and clearly happy from 2.1 s to 5.2 s. The voice sounds "
+        "happy too, with a high pitch, and the words “the best news” point the same way. All three agree; the face "
+        "weighed most."
     ),
     "evidence": {
         "visual": [
             {
-                "start": 2.1, "end": 5.2, "cue": "the expression reads as happiness", "reading": "face.expression",
-                "value": 0.86, "supports": "happiness", "track": 0,
+                "start": 2.1, "end": 5.2, "cue": "the face appears happy (high strength), most clearly at 3.4 s",
+                "reading": "face.happiness.probability", "value": 0.88, "supports": "happiness", "track": 0,
             }
         ],
         "audio": [
             {
-                "start": 1.4, "end": 3.6, "cue": "the pitch is high", "reading": "voice.pitch_hz", "value": 231.0,
-                "supports": "happiness", "track": None,
-            }
+                "start": 1.4, "end": 3.6, "cue": "the voice sounds happy", "reading": "voice.happiness.probability",
+                "value": 0.64, "supports": "happiness", "track": None,
+            },
+            {
+                "start": 1.4, "end": 3.6, "cue": "pitch of 231 Hz (high)", "reading": "voice.pitch_hz", "value": 231.0,
+                "supports": None, "track": None,
+            },
         ],
         "text": [
             {
-                "start": 0.0, "end": 5.2, "cue": "the words sound glad", "reading": "words.quote",
-                "value": "that is the best news", "supports": "happiness", "track": None,
+                "start": 0.0, "end": 5.2, "cue": "the words “the best news”", "reading": "words.occlusion_drop_nats",
+                "value": 1.72, "supports": "happiness", "track": None,
             }
         ],
     },
@@ -224,7 +228,7 @@ EXAMPLE: dict[str, Any] = {
     ],
     "faces": [
         {
-            "track": 0, "share": 0.96, "is_main": True, "chosen_because": "the only face in the clip",
+            "track": 0, "share": 0.96, "is_main": True, "chosen_because": "it is the only face",
             "times": [0.0, 2.6], "boxes": [
                 {"x": 212.0, "y": 96.0, "width": 148.0, "height": 148.0},
                 {"x": 220.0, "y": 101.0, "width": 151.0, "height": 151.0},
@@ -237,9 +241,11 @@ EXAMPLE: dict[str, Any] = {
         "text": {"used": True, "source": "given"},
     },
     "warnings": [],
-    "timings_ms": {"decode": 142.0, "faces": 310.0, "encode": 96.0, "prefill": 41.0, "generate": 262.0, "total": 855.0},
+    "timings_ms": {
+        "decode": 142.1, "faces": 310.4, "encoders": 96.3, "prefill": 41.7, "decode_text": 262.8, "total": 854.9,
+    },
     "schema_version": "1.0",
     "valence": 0.46,
     "arousal": 0.19,
-    "affect_source": "nano/face",
+    "affect_source": "face",
 }  # fmt: skip
