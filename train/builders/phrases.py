@@ -124,7 +124,7 @@ def _words_sentence(cues: Cues, rng: Random, limit: int = 1) -> str:
     return rng.choice(
         (
             f"The words <q0> read as {word}.",
-            f"What is said, above all <q0>, points to someone who sounds {word} in words.",
+            f"Of all the words, <q0> matters most and reads as {word}.",
             f"In the words, <q0> carries the most weight and reads as {word}.",
         )
     )
@@ -186,9 +186,9 @@ def _sureness_sentence(cues: Cues, rng: Random) -> str:
         )
     return rng.choice(
         {
-            "high": ("The reading is a confident one.", "The signs are clear, so this is said with confidence."),
+            "high": ("The reading is a confident one.", "The signs are clear, so this is given with confidence."),
             "medium": ("The reading is fairly sure, but not certain.", "This is likely, though not certain."),
-            "low": ("The reading is an unsure one.", "The signs are weak, so this is said with caution."),
+            "low": ("The reading is an unsure one.", "The signs are weak, so this is given with caution."),
         }[cues.confidence]
     )
 
@@ -267,9 +267,8 @@ def _fold(sentences: list[str]) -> list[str]:
 
 def what(cues: Cues, rng: Random) -> str:
     sources = _join([f"the {source}" for source in _present(cues)])
-    word = label_word(cues.label)
     return f"{_verdict(cues, rng)}. " + rng.choice(
-        (f"That is read from {sources}.", f"This {word} impression comes from {sources}.")
+        (f"That is read from {sources}.", f"This impression rests on {sources}.")
     )
 
 
@@ -299,17 +298,13 @@ def how_sure(cues: Cues, rng: Random) -> str:
 
 
 def change_mind(cues: Cues, rng: Random) -> str:
+    word = label_word(cues.label)
     if cues.absent:
-        missing = rng.choice(cues.absent)
-        wish = {
-            "face": "a face that can be seen",
-            "voice": "a voice that can be heard",
-            "words": "the words that were said",
-        }[missing]
+        missing = f"no {_SENSE[rng.choice(cues.absent)]}"
         return rng.choice(
             (
-                f"{_capital(wish)}, if it pointed elsewhere, could change this reading, since there was no {_SENSE[missing]}.",
-                f"There was no {_SENSE[missing]}; {wish} could change the reading that the person appears {label_word(cues.label)}.",
+                f"There was {missing}; with one, the reading that the person appears {word} could change.",
+                f"With {missing}, something is missing that could change the reading that the person appears {word}.",
             )
         )
     lead = cues.lead or rng.choice(_present(cues))
@@ -378,7 +373,7 @@ def unknowable(cues: Cues, rng: Random) -> str:
         )
     ) + rng.choice(
         (
-            f"What can be said is that the person appears {label_word(cues.label)}.",
+            f"What it does show is that the person appears {label_word(cues.label)}.",
             f"It shows only that the person appears {label_word(cues.label)}.",
         )
     )

@@ -87,19 +87,24 @@ def voice_pool(data: Path, *, run: Path, speakers: tuple[str, ...] | None = None
     from emollama import prosody
     from emollama.datasets import emodb
 
-    path = run / "oof.json"
-    if not path.is_file():
-        raise DatasetError(f"{path} is not there; it is made by: emollama train voice", field="voice_run")
-    opinions = json.loads(path.read_text())["clips"]
+    path, measured = run / "oof.json", run / "functionals.npz"
+    for file in (path, measured):
+        if not file.is_file():
+            raise DatasetError(f"{file} is not there; it is made by: emollama train voice", field="voice_run")
+    opinions = json.loads(path.read_text())["log_probabilities"]
+    with np.load(measured, allow_pickle=False) as stored:
+        functionals = dict(zip(stored["names"].tolist(), stored["standardised"], strict=True))
     kept, tokens, probabilities, spans, levels = [], [], [], [], []
-    for clip in emodb.load(data):
-        if clip.emotion == "boredom" or (speakers and clip.speaker not in speakers) or clip.speaker in but:
+    for clip in emodb.iterate(data):
+        if (speakers and clip.speaker not in speakers) or clip.speaker in but:
+            continue
+        readings = prosody.measure(clip.audio)
+        if not readings.segments:
             continue
         opinion = opinions[clip.name]
         kept.append(clip)
-        tokens.append([*opinion["log_probabilities"], *opinion["functionals"]])
-        probabilities.append(np.exp(opinion["log_probabilities"]))
-        readings = prosody.measure(clip.audio)
+        tokens.append([*opinion, *functionals[clip.name]])
+        probabilities.append(np.exp(opinion))
         first, last = readings.segments[0], readings.segments[-1]
         spans.append((first.start, last.end))
         longest = max(readings.segments, key=lambda segment: segment.end - segment.start)
