@@ -35,8 +35,11 @@ _SUMMARIES = {
     "bench": "Measure speed and where the time goes.",
 }
 MEDIA_SUFFIXES = frozenset(
-    ".mp4 .mov .mkv .webm .avi .gif .m4v .wav .mp3 .m4a .flac .ogg .opus .jpg .jpeg .png .webp".split()
-)
+    {
+        ".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".wav", ".mp3", ".m4a", ".flac", ".ogg", ".opus",
+        ".jpg", ".jpeg", ".png", ".webp",
+    }
+)  # fmt: skip
 _OK, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 
 
@@ -44,7 +47,10 @@ class LazyGroup(TyperGroup):
     """A command group whose entry-point commands are stubs until one of them is called; errors are one line."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *(point.name for point in _entry_points() if point.name not in self.commands)]
+        return [
+            *super().list_commands(ctx),
+            *(point.name for point in _entry_points() if point.name not in self.commands),
+        ]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         own = super().get_command(ctx, cmd_name)
@@ -139,10 +145,13 @@ def analyze(
     ] = None,
     language: Annotated[str | None, typer.Option(help="Language of the words, e.g. en.")] = None,
     model: Annotated[str, typer.Option(help="A name of `emollama models`, or a folder.")] = "nano",
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter folder to use instead of the model's own.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="A LoRA adapter folder to use instead of the model's own.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     asr: Annotated[
-        str | None, typer.Option(help="Listen to the words with this recogniser, e.g. whisper-base (downloads it once).")
+        str | None,
+        typer.Option(help="Listen to the words with this recogniser, e.g. whisper-base (downloads it once)."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Append one JSON line per clip to this file; clips already in it are skipped.")
@@ -361,7 +370,9 @@ class _Resume:
             except (JSONDecodeError, KeyError, TypeError) as error:
                 if number == len(lines) and not line.endswith("\n"):
                     continue
-                raise InputError(f"--output {path}: line {number} is not a row of this command", field="output") from error
+                raise InputError(
+                    f"--output {path}: line {number} is not a row of this command", field="output"
+                ) from error
             if failed and retry_failed:
                 continue
             kept.append(line if line.endswith("\n") else line + "\n")
@@ -397,8 +408,9 @@ class _CsvOut:
             return
         self._writer.writerow(
             [
-                path, emotion["label"] or "", emotion["confidence"], emotion["abstained"], row["valence"], row["arousal"],
-                row["rationale"], " ".join(row["warnings"]), "", *(emotion["scores"].get(n, "") for n in self._labels),
+                path, emotion["label"] or "", emotion["confidence"], emotion["abstained"], row["valence"],
+                row["arousal"], row["rationale"], " ".join(row["warnings"]), "",
+                *(emotion["scores"].get(name, "") for name in self._labels),
             ]
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -305,17 +306,18 @@ def segments_of(readings: FaceReadings) -> tuple[Segment, ...]:
 
 
 def lead_of(final: str, verdicts: Mapping[Source, str], support: Mapping[Source, float]) -> Source | None:
-    """Return the modality that decided a conflict: of those whose verdict is the answer, the one surest of it.
+    """Return the modality that decided: of those whose verdict is the answer, the one that alone is surest of it.
 
-    ``support`` is the probability each modality alone gives the answer. Where nothing disagrees there is no lead.
+    ``support`` is the probability each modality alone gives the answer. One modality leads nothing, and an answer that
+    none of them gave by itself was led by none.
     """
-    if len(verdicts) < 2 or len({canonical(v) for v in verdicts.values()}) == 1:
+    behind = [source for source in verdicts if canonical(verdicts[source]) == canonical(final)]
+    if len(verdicts) < 2 or not behind:
         return None
-    behind = [source for source in verdicts if canonical(verdicts[source]) == canonical(final)] or list(verdicts)
     return max(behind, key=lambda source: support.get(source, 0.0))
 
 
-def agreement_of(verdicts: Mapping[Source, str]) -> str:
+def agreement_of(verdicts: Mapping[Source, str]) -> Literal["agree", "conflict", "single"]:
     """Return "single" for one modality, else whether all verdicts "agree" or there is a "conflict"."""
     if len(verdicts) < 2:
         return "single"
@@ -336,22 +338,27 @@ _MENTIONS: Mapping[Source, str] = {
     "voice": (
         r"voice|vocal|pitch|tone|loud\w*|quiet\w*|speech|speaks|speaking|spoken|sounds?|syllables?|listen\w*|heard|audio"
     ),
-    "words": r"words?|wording|transcript|says|said|quote\w*|text|sentence|phrase",
+    "words": r"words?|wording|transcript|says|what (?:is|was) said|(?:person|they) said|quote\w*|text|sentence|phrase",
 }
 _NEGATED = re.compile(
     r"\b(?:no|not|nor|neither|never|without|nothing|none|missing|absent|lack\w*|cannot|couldn|isn|wasn)\b",
     flags=re.IGNORECASE,
 )
+# "a voice that can be heard could change this": says what is not there
+_HYPOTHETICAL = re.compile(r"\b(?:could|would|if)\b", flags=re.IGNORECASE)
+_IN_WORDS = re.compile(r"\bsounds \w+ in words\b", flags=re.IGNORECASE)
 _SLOT = re.compile(r"<[tqva]\d+>|<\|[^>]*\|>|</?s>|<label:[^>]*>|<pad>")
 _TIME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(?:s|sec|seconds?)\b")
 _QUOTED = re.compile(r"“([^”]*)”")
 
 
-def check_rationale(text: str, cues: Cues) -> list[str]:
+def check_rationale(text: str, cues: Cues, *, must_state: bool = True) -> list[str]:
     """Return what is wrong with a rationale, as sentences; an empty list means that every claim rests on a cue.
 
     Checked: unfilled slots, a label other than the scored one, "is" where only "appears" may be said, times that were
-    not measured, quotes that are not in the words, and an absent modality spoken of as if it had been there.
+    not measured, quotes that are not in the words, a modality said to read as something that it did not, and an absent
+    modality spoken of as if it had been there. With ``must_state`` the label has to be named; the answer to "how sure
+    are you?" need not.
     """
     problems = []
     if not text.strip():
@@ -367,7 +374,8 @@ def check_rationale(text: str, cues: Cues) -> list[str]:
         if allowed is None or _normal(quote) != allowed
     )
     prose = _QUOTED.sub("“”", text)
-    problems.extend(_label_problems(prose, cues))
+    problems.extend(_label_problems(prose, cues, must_state=must_state))
+    problems.extend(_reading_problems(prose, cues))
     measured = [float(value[:-2]) for value in Slots.of(cues).values.values() if re.fullmatch(r"[\d.]+ s", value)]
     problems.extend(
         f"The rationale cites {time} s, which was not measured."
@@ -380,16 +388,41 @@ def check_rationale(text: str, cues: Cues) -> list[str]:
     return problems
 
 
-def _label_problems(prose: str, cues: Cues) -> list[str]:
+def _label_problems(prose: str, cues: Cues, *, must_state: bool) -> list[str]:
     names = tuple(dict.fromkeys((*NANO_LABELS, *([] if canonical(cues.label) in NANO_LABELS else [cues.label]))))
     claimed = stated_labels(prose, labels=names)
-    wrong = [label for label in claimed if canonical(label) != canonical(cues.label)]
+    right = {canonical(cues.label)} | (set() if must_state else {canonical(other) for other in cues.others})
+    wrong = [label for label in claimed if canonical(label) not in right]
     problems = [f"The rationale says that the person appears {adjective(label)}, not {cues.label}." for label in wrong]
-    if not claimed and not re.search(rf"\b{re.escape(adjective(cues.label))}\b", prose, flags=re.IGNORECASE):
+    if (
+        must_state
+        and not claimed
+        and not re.search(rf"\b{re.escape(adjective(cues.label))}\b", prose, flags=re.IGNORECASE)
+    ):
         problems.append(f"The rationale does not state the label {cues.label}.")
     states = "|".join(re.escape(adjective(name)) for name in names)
     if re.search(rf"\b(?:person|speaker|they|he|she)\s+(?:is|are)\s+(?:{states})\b", prose, flags=re.IGNORECASE):
         problems.append("The rationale says what the person is; only what appears may be said.")
+    return problems
+
+
+_NOT_A_READING = re.compile(r"\b(?:if|person|impression)\b", flags=re.IGNORECASE)
+
+
+def _reading_problems(prose: str, cues: Cues) -> list[str]:
+    """Find clauses that name one modality and an emotion which neither it nor the verdict showed."""
+    shown: dict[Source, set[str]] = {"face": {cue.label for cue in cues.face}}
+    shown["voice"] = {cues.voice.label} if cues.voice is not None else set()
+    shown["words"] = {cues.words.label} if cues.words is not None else set()
+    adjectives = {adjective(name): name for name in NANO_LABELS}
+    problems = []
+    for clause in re.split(r"[,;:]|(?<=[.!?])\s+|\bwhile\b|\band\b|\bfor\b|\bbut\b", prose):
+        named = [source for source in SOURCES if re.search(rf"\bthe {source}\b", clause, flags=re.IGNORECASE)]
+        if len(named) != 1 or not cues.present[named[0]] or _NOT_A_READING.search(clause):
+            continue
+        for word, name in adjectives.items():
+            if re.search(rf"\b{word}\b", clause, flags=re.IGNORECASE) and name not in shown[named[0]]:
+                problems.append(f"The rationale says that the {named[0]} appears {word}, which was not read from it.")
     return problems
 
 
@@ -400,7 +433,9 @@ def _normal(text: str) -> str:
 def _claimed(prose: str, source: Source) -> bool:
     """Say whether a clause mentions the modality without denying it."""
     mention = re.compile(rf"\b(?:{_MENTIONS[source]})\b", flags=re.IGNORECASE)
-    for sentence in re.split(r"(?<=[.!?])\s+", prose):
+    for sentence in re.split(r"(?<=[.!?])\s+", _IN_WORDS.sub("", prose)):
+        if _HYPOTHETICAL.search(sentence):
+            continue
         denied_before = False
         for clause in re.split(r"[,;:]|\bbut\b|\bso\b|\bwhile\b", sentence):
             denied = _NEGATED.search(clause) is not None

@@ -214,7 +214,8 @@ def test_agreement_and_lead():
     verdicts = {"face": "sadness", "voice": "anger", "words": "anger"}
     assert e.agreement_of(verdicts) == "conflict"
     assert e.lead_of("anger", verdicts, {"face": 0.9, "voice": 0.5, "words": 0.6}) == "words"
-    assert e.lead_of("fear", verdicts, {"face": 0.1, "voice": 0.2, "words": 0.1}) == "voice"
+    assert e.lead_of("fear", verdicts, {"face": 0.1, "voice": 0.2, "words": 0.1}) is None
+    assert e.lead_of("anger", {"face": "anger", "voice": "angry"}, {"face": 0.5, "voice": 0.7}) == "voice"
     assert e.lead_of("anger", {"face": "anger"}, {"face": 1.0}) is None
 
 
@@ -267,12 +268,35 @@ def test_a_grounded_rationale_passes(text):
         ("The person appears happy and the voice is bright.", "the voice"),
         ("The person appears happy, says the transcript.", "the words"),
         ("The person appears happy: “so glad”.", "not the quote"),
+        ("The person appears happy. From 1.5 s the face looks sad.", "face appears sad"),
     ],
 )
 def test_what_is_not_grounded_is_found(text, problem):
     problems = e.check_rationale(text, FACE_ONLY)
     assert len(problems) >= 1
     assert any(problem in one for one in problems)
+
+
+def test_an_answer_to_another_question_need_not_name_the_label():
+    text = "A voice that can be heard, if it pointed elsewhere, could change this."
+    assert e.check_rationale(text, FACE_ONLY, must_state=False) == []
+    assert e.check_rationale(text, FACE_ONLY) != []
+    assert e.check_rationale("The person appears sad.", FACE_ONLY, must_state=False) != []
+
+
+def test_every_answer_of_the_instruction_data_passes():
+    from random import Random
+
+    from emollama.prompt import Slots
+    from train.builders.cues import random_cues
+    from train.builders.phrases import KINDS
+
+    rng = Random(5)
+    for _ in range(150):
+        cues = random_cues(rng)
+        for kind, entry in KINDS.items():
+            text = Slots.of(cues).fill(entry.answer(cues, rng))
+            assert e.check_rationale(text, cues, must_state=kind == "why") == [], text
 
 
 def test_a_quoted_word_is_not_taken_for_a_claim():
