@@ -1,9 +1,9 @@
 """Scores as pure numpy functions: classes, probabilities, and valence/arousal.
 
-Class metrics take integer labels ``truth`` [N] and ``predicted`` [N] in ``range(num_classes)``. A prediction of -1 is one
-that could not be read (unparseable): it counts as wrong and belongs to no class. Undefined ratios (0/0) count as 0 in F1, as in
-scikit-learn; classes without a true sample are left out of UAR. Formulas: UAR/WAR and WAF as in MERTools, CCC after Lin
-(Biometrics 45, 1989), calibration error after Guo et al. (ICML 2017), Brier (1950).
+Class metrics take integer labels ``truth`` [N] and ``predicted`` [N] in ``range(num_classes)``. A prediction of -1
+is one that could not be read (unparseable): it counts as wrong and belongs to no class. Undefined ratios (0/0) count
+as 0 in F1, as in scikit-learn; classes without a true sample are left out of UAR. Formulas: UAR/WAR and WAF as in
+MERTools, CCC after Lin (Biometrics 45, 1989), calibration error after Guo et al. (ICML 2017), Brier (1950).
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def pearson(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def concordance(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Return Lin's concordance correlation (CCC) over all samples at once, with biased (1/N) variance and covariance, as ABAW does.
+    """Return Lin's concordance correlation (CCC) over all samples at once.
 
-    Two equal constants give 1, a constant against anything else 0.
+    Variance and covariance are biased (1/N), as ABAW has them. Two equal constants give 1, a constant
+    against anything else 0.
     """
     x, y = _series(truth, predicted)
     dx, dy = x - x.mean(), y - y.mean()
@@ -81,7 +82,7 @@ def concordance(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray, *, num_bins: int = 15) -> float:
-    """Return ECE of the top class: bins of equal width (lower, upper] of the confidence, gaps weighted by their samples.
+    """Return ECE of the top class: equal-width bins (lower, upper] of the confidence, gaps weighted by samples.
 
     probabilities [N, C] with rows that sum to 1; truth [N].
     """

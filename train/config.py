@@ -146,5 +146,5 @@ def _parse(text: str, old: Any, key: str) -> Any:
 
 
 def default_data_dir() -> Path:
-    """Where the raw Parquet files lie: ``EMOLLAMA_DATA``, else ``../shared/data``. It may not exist; loaders say what to do."""
+    """Where the raw Parquet files lie: ``EMOLLAMA_DATA``, else ``../shared/data``; loaders say so when it is absent."""
     return Path(os.environ.get("EMOLLAMA_DATA") or "../shared/data")

@@ -74,8 +74,8 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
     if resume and run_dir.has("last"):
         checkpoint = run_dir.load("last")
         load_trained_state(plain, checkpoint.model)
-        for name, value in checkpoint.ema.items():
-            ema[name].copy_(value)
+        for name, tensor in checkpoint.ema.items():
+            ema[name].copy_(tensor)
         state = checkpoint.state
         optimizer.load_state_dict(state["optimizer"])
         _set_generators(state["generators"])
@@ -163,9 +163,9 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
                         f"monitor {config.monitor_name!r} is not measured; there are: {', '.join(metrics)}",
                         field="monitor",
                     )
-                value = metrics[config.monitor_name]
-                improved = best is None or config.monitor_sign * (value - best) > 0
-                best, stale = (value, 0) if improved else (best, stale + 1)
+                score = metrics[config.monitor_name]
+                improved = best is None or config.monitor_sign * (score - best) > 0
+                best, stale = (score, 0) if improved else (best, stale + 1)
                 run_dir.log("validate", step=step, epoch=epoch, **{k: round(v, 6) for k, v in metrics.items()})
                 logger.info("%s epoch %d/%d step %d %s", config.recipe, epoch + 1, config.epochs, step,
                             " ".join(f"{k} {v:.4f}" for k, v in metrics.items()))  # fmt: skip
@@ -199,7 +199,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
 
 
 def learning_rate(config: TrainConfig, *, step: int, total_steps: int) -> float:
-    """Return the rate of a step (from 0): a linear warm-up, then the schedule down to ``min_learning_rate_ratio`` of the peak."""
+    """Return the rate of a step (from 0): a linear warm-up, then the schedule down to its floor."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
@@ -208,7 +208,7 @@ def learning_rate(config: TrainConfig, *, step: int, total_steps: int) -> float:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes: parameters with ``requires_grad`` (tied ones once) and persistent buffers, not copied."""
+    """Return what training changes, not copied: parameters with ``requires_grad`` (tied ones once), kept buffers."""
     state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     persistent = model.state_dict().keys()
     return state | {name: b for name, b in model.named_buffers() if name in persistent}
@@ -271,7 +271,7 @@ def _averaged(model: nn.Module, ema: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 class _Share:
-    """Every n-th batch, for one of n processes; what is left over at the end is dropped so that all do as many steps."""
+    """Every n-th batch, for one of n processes; the rest at the end is dropped so that all do as many steps."""
 
     def __init__(self, batches: Batches, *, rank: int, size: int) -> None:
         self.batches, self.rank, self.size = batches, rank, size

@@ -1,8 +1,8 @@
 """A run directory: ``config.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/{last,best}``, ``export/``.
 
 A checkpoint is a folder ``step-N`` with ``model.safetensors``, ``ema.safetensors`` when weights are averaged, and
-``state.pt`` (optimiser, generator, position; read with ``weights_only=True``). ``last`` and ``best`` are symbolic links,
-moved only after their folder is complete: a run that is killed while it saves keeps its previous checkpoint.
+``state.pt`` (optimiser, generator, position; read with ``weights_only=True``). ``last`` and ``best`` are symbolic
+links, moved only after their folder is complete: a run that is killed while it saves keeps its previous checkpoint.
 """
 
 from __future__ import annotations

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Batches(Protocol):
-    """The batches of one epoch. With ``__getitem__`` as well, a resumed run jumps to its batch instead of drawing all before it."""
+    """One epoch's batches. With ``__getitem__`` too, a resumed run jumps to its batch without drawing those before."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
 
 
 class Task(Protocol):
-    """One thing to learn. Randomness of the data comes from ``(seed, epoch)`` alone, that of the model from torch's generator."""
+    """One thing to learn. The data's randomness comes from ``(seed, epoch)`` alone, the model's from torch."""
 
     def build_model(self) -> nn.Module:
         """Return a fresh model; what is trained has ``requires_grad``."""
@@ -39,7 +39,7 @@ class Task(Protocol):
         ...
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Score a model in eval mode; called without gradients, on the averaged weights where the config asks for them."""
+        """Score a model in eval mode; called without gradients, on averaged weights where the config asks for them."""
         ...
 
     def export(self, model: nn.Module, folder: Path) -> None:

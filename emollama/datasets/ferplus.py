@@ -1,6 +1,6 @@
 """FER+ (Barsoum et al., ICMI 2016): 48x48 grey faces with the votes of ten people.
 
-Follows the authors' protocol: votes of one are dropped as noise, pictures whose top vote is "unknown" or "not a face" are
+The authors' protocol: votes of one are dropped as noise, pictures whose top vote is "unknown" or "not a face" are
 dropped, and majority accuracy counts pictures where one of the eight emotions has more than five votes.
 Parquet columns: ``name``, ``png`` (bytes), ``votes`` (ten integers in the order of ``labels.FERPLUS_VOTES``).
 """
@@ -23,7 +23,7 @@ _NUM_LABELS = len(NANO_LABELS)
 
 @dataclass(frozen=True, kw_only=True)
 class FerPlus:
-    """N kept pictures: ``images`` [N, 48, 48] uint8 grey, ``targets`` [N, 8] vote shares, ``majority`` [N] label or -1."""
+    """N pictures: ``images`` [N, 48, 48] uint8 grey, ``targets`` [N, 8] vote shares, ``majority`` [N] label or -1."""
 
     names: tuple[str, ...]
     images: np.ndarray
@@ -84,7 +84,7 @@ def read_parquet(file: Path) -> FerPlus:
 
 
 def apply_protocol(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Apply the protocol to votes [R, 10]: indices [N] of kept rows, targets [N, 8] and majority [N] (-1: no majority)."""
+    """Apply the protocol to votes [R, 10]: indices [N] of kept rows, targets [N, 8], majority [N] (-1: none)."""
     cleaned = np.where(votes <= 1, 0, votes)
     emotions = cleaned[:, :_NUM_LABELS]
     kept = (emotions.sum(1) > 0) & (emotions.max(1) >= cleaned[:, _NUM_LABELS:].max(1))

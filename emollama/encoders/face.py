@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -62,10 +62,17 @@ class FaceModelConfig:
     def num_outputs(self) -> int:
         return len(self.labels) + 2 * self.has_affect
 
+    def at_debug_size(self) -> FaceModelConfig:
+        """Return the same layout, small enough for a test: narrow stages, or a timm backbone on 64 pixels."""
+        if self.backbone == "residual":
+            return replace(self, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1))
+        return replace(self, size=64)
+
     @classmethod
     def from_json_dict(cls, document: Mapping[str, Any]) -> FaceModelConfig:
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in document.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+            return cls(**fields)
         except TypeError as error:
             raise CheckpointError(f"the face model's config does not fit: {error}") from error
 
@@ -88,7 +95,7 @@ FACE_MODELS: Mapping[str, FaceModelConfig] = MappingProxyType(
 
 
 class FaceOutput(NamedTuple):
-    """What a face model says of B crops: ``embedding`` [B, D_e], ``logits`` [B, len(labels)], ``affect`` [B, 2] or None."""
+    """What a model says of B crops: ``embedding`` [B, D_e], ``logits`` [B, len(labels)], ``affect`` [B, 2] or None."""
 
     embedding: Tensor
     logits: Tensor
@@ -96,7 +103,7 @@ class FaceOutput(NamedTuple):
 
 
 class FaceRead(NamedTuple):
-    """Numpy form for T crops: ``embedding`` [T, D_e], ``log_probabilities`` [T, len(labels)], ``va`` [T, 2] in [-1, 1]."""
+    """The same for T crops in numpy: ``embedding`` [T, D_e], ``log_probabilities`` [T, len(labels)], ``va`` [T, 2]."""
 
     embedding: np.ndarray
     log_probabilities: np.ndarray
@@ -164,7 +171,7 @@ class FaceModel(nn.Module):
 
             channels = 1 if config.colour == "grey" else 3
             self.backbone = timm.create_model(config.backbone, pretrained=False, num_classes=0, in_chans=channels)
-            width = int(self.backbone.num_features)
+            width = cast(int, self.backbone.num_features)
         self.embedding_width = width
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(width, config.num_outputs)
@@ -178,13 +185,13 @@ class FaceModel(nn.Module):
 
 
 def standardise(grey: Tensor) -> Tensor:
-    """Give every picture [B, 1, H, W] zero mean and unit deviation, so that lighting does not matter; a flat one is zeros."""
+    """Give each picture [B, 1, H, W] zero mean and unit deviation, so that lighting does not matter; flat ones: 0."""
     centred = grey - grey.mean((1, 2, 3), keepdim=True)
     return centred / centred.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-3)
 
 
 def preprocess(crops: np.ndarray, config: FaceModelConfig) -> Tensor:
-    """Turn RGB uint8 crops [T, S, S, 3] of any size into the model's input [T, C, size, size] (squashed, antialiased)."""
+    """Turn RGB uint8 crops [T, S, S, 3] of any size into the model's input [T, C, size, size], antialiased."""
     if crops.ndim != 4 or crops.shape[3] != 3 or crops.dtype != np.uint8:
         raise InputError(
             f"crops has shape {crops.shape} and type {crops.dtype}; allowed: [T, S, S, 3] uint8", field="crops"
@@ -202,7 +209,7 @@ def preprocess(crops: np.ndarray, config: FaceModelConfig) -> Tensor:
 
 
 class FaceEncoder:
-    """Reads a track's crops: probabilities, valence and arousal over time, and at most eight tokens for the backbone."""
+    """Reads a track's crops: expression, valence and arousal over time, and at most eight tokens for the backbone."""
 
     def __init__(self, model: FaceModel, *, name: str, batch_size: int = 64, flip: bool = True) -> None:
         self.model = model.eval()
@@ -217,15 +224,16 @@ class FaceEncoder:
         return self.model.embedding_width + len(self.config.labels)
 
     @classmethod
-    def build(cls, name: str, **options: Any) -> FaceEncoder:
-        """Make a named model with random weights, for tests and for converters."""
+    def build(cls, name: str, *, debug: bool = False, **options: Any) -> FaceEncoder:
+        """Make a named model with random weights, for tests and for converters; ``debug`` makes it small."""
         if name not in FACE_MODELS:
             raise UnknownNameError("face model", name, FACE_MODELS)
-        return cls(FaceModel(FACE_MODELS[name]), name=name, **options)
+        config = FACE_MODELS[name].at_debug_size() if debug else FACE_MODELS[name]
+        return cls(FaceModel(config), name=name, **options)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu", **options: Any) -> FaceEncoder:
-        """Load ``NAME.safetensors`` and the ``NAME.json`` beside it; a missing or left-over key raises `CheckpointError`."""
+        """Load ``X.safetensors`` and the ``X.json`` beside it; a missing or left-over key raises `CheckpointError`."""
         path = Path(path)
         try:
             document = json.loads(path.with_suffix(".json").read_text())
@@ -262,7 +270,7 @@ class FaceEncoder:
 
     @torch.inference_mode()
     def embed(self, crops: np.ndarray) -> FaceRead:
-        """Read RGB crops [T, S, S, 3] uint8; with ``flip`` each is read with its mirror image and the two are averaged."""
+        """Read RGB crops [T, S, S, 3] uint8; with ``flip`` each is read with its mirror image, and the two averaged."""
         width, n = self.model.embedding_width, len(self.config.labels)
         if not len(crops):
             return FaceRead(*(np.zeros((0, k), np.float32) for k in (width, n, 2)))
@@ -307,7 +315,7 @@ class FaceEncoder:
 
 
 def pool_over_time(values: np.ndarray, times: np.ndarray, *, max_tokens: int = MAX_TOKENS) -> np.ndarray:
-    """Average values [T, D] in equal bins of time; bins without a value are left out -> [min(T, max_tokens) or fewer, D]."""
+    """Average values [T, D] in at most ``max_tokens`` equal bins of time; a bin without a value is left out."""
     count = min(len(values), max_tokens)
     span = float(times[-1] - times[0])
     if count <= 1 or span <= 0:

@@ -1,0 +1,88 @@
+"""TrainConfig: checks, and overrides from a command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from emollama.errors import InputError, UnknownNameError
+from train.config import TrainConfig, default_data_dir, override
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    width: int = 4
+    share: float = 0.5
+    name: str = "a"
+    sizes: tuple[int, ...] = (1, 2)
+    is_on: bool = False
+    folder: Path = Path("x")
+
+
+def make(**fields) -> TrainConfig:
+    return TrainConfig(recipe="toy", run_dir="runs/toy", task=Options(), **fields)
+
+
+def test_overrides_reach_nested_options_and_keep_types():
+    config = override(
+        make(),
+        ["epochs=3", "learning_rate=1", "task.width=8", "task.name=7", "task.sizes=[3]", "task.is_on=true",
+         "patience=2", "clip_norm=null", "task.folder=y", "export_dir=out/x"],
+    )  # fmt: skip
+    assert (config.epochs, config.learning_rate, config.patience, config.clip_norm) == (3, 1.0, 2, None)
+    assert isinstance(config.learning_rate, float)
+    assert config.task == Options(width=8, name="7", sizes=(3,), is_on=True, folder=Path("y"))
+    assert config.export_dir == "out/x"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("epochs", "not of the form key=value"),
+        ("epochs=many", "a value of type int"),
+        ("epochs=2.5", "a value of type int"),
+        ("task.is_on=1", "a value of type bool"),
+        ("task=3", "is a group"),
+        ("epochs.x=3", "has no parts"),
+        ("epochs=0", "allowed: 1 or more"),
+    ],
+)
+def test_a_bad_override_says_what_is_allowed(assignment, message):
+    with pytest.raises(InputError, match=message):
+        override(make(), [assignment])
+
+
+def test_an_unknown_key_lists_the_known_ones():
+    with pytest.raises(UnknownNameError, match=r"task\.wdith.*width"):
+        override(make(), ["task.wdith=3"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": 0}, {"batch_size": 0}, {"warmup_steps": -1}, {"max_steps": 0}, {"patience": 0},
+        {"learning_rate": 0.0},
+        {"ema_decay": 1.0}, {"clip_norm": 0.0}, {"precision": "fp16"}, {"schedule": "step"}, {"optimizer": "lion"},
+        {"device": "tpu"}, {"export": "first"}, {"monitor": "loss"}, {"min_learning_rate_ratio": 2.0},
+    ],
+)  # fmt: skip
+def test_a_value_outside_its_range_is_refused_by_name(fields):
+    with pytest.raises(InputError) as caught:
+        make(**fields)
+    assert caught.value.field in fields
+    assert "allowed" in str(caught.value)
+
+
+def test_the_config_is_plain_json():
+    document = make(betas=(0.9, 0.95)).to_json_dict()
+    assert document["task"]["folder"] == "x"
+    assert document["betas"] == [0.9, 0.95]
+
+
+def test_the_data_folder_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("EMOLLAMA_DATA", "/somewhere")
+    assert default_data_dir() == Path("/somewhere")
+    monkeypatch.delenv("EMOLLAMA_DATA")
+    assert default_data_dir() == Path("../shared/data")

@@ -1,0 +1,96 @@
+"""Recipes: every entry is a whole config; the face recipe trains two steps on a tiny FER+."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from emollama.encoders.face import FaceEncoder
+from emollama.errors import UnknownNameError
+from train.cli import app
+from train.config import TrainConfig, override
+from train.recipes import RECIPES, load_recipe
+from train.recipes.face import augment
+
+
+def write_ferplus(data: Path, *, rows: int = 24) -> None:
+    """A folder with FER+ files: bright pictures are happy, dark ones sad."""
+    (data / "faces").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for split in ("train", "valid"):
+        table = {"name": [], "png": [], "votes": []}
+        for index in range(rows):
+            picture = generator.integers(0, 100, (48, 48), np.uint8) + np.uint8(100 * (index % 2))
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "png")
+            table["name"].append(f"{split}{index}")
+            table["png"].append(buffer.getvalue())
+            table["votes"].append([0, 8, 0, 2, 0, 0, 0, 0, 0, 0] if index % 2 else [2, 0, 0, 8, 0, 0, 0, 0, 0, 0])
+        parquet.write_table(pa.table(table), data / "faces" / f"ferplus-{split}.parquet")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_whole_config_that_bears_its_name(name):
+    config = load_recipe(name)
+    assert isinstance(config, TrainConfig)
+    assert config.recipe == name
+    assert config.to_json_dict()["task"]
+
+
+def test_an_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(UnknownNameError, match="face"):
+        load_recipe("fase")
+
+
+def test_the_face_recipe_trains_two_steps_and_what_it_exports_loads(tmp_path):
+    write_ferplus(tmp_path / "data")
+    arguments = ["face", "task.debug=true", "batch_size=8", "max_steps=2", "threads=0", f"run_dir={tmp_path / 'run'}"]
+    done = CliRunner().invoke(app, [*arguments, "--data", str(tmp_path / "data")])
+    assert done.exit_code == 0, done.output
+    assert "2 steps" in done.output
+    assert "accuracy" in done.output
+    encoder = FaceEncoder.load(tmp_path / "run" / "export" / "face.safetensors")
+    assert encoder.embed(np.zeros((2, 60, 60, 3), np.uint8)).log_probabilities.shape == (2, 8)
+
+
+def test_the_same_batch_comes_again_for_the_same_seed_and_epoch(tmp_path):
+    write_ferplus(tmp_path)
+    config = override(load_recipe("face"), ["batch_size=8", "epochs=2", "task.debug=true", f"task.data={tmp_path}"])
+    task = config.task.build(config)
+    first, again = task.batches(epoch=0, seed=3), task.batches(epoch=0, seed=3)
+    assert len(first) == 3
+    listed = list(again)
+    assert torch.equal(first[2].inputs, listed[2].inputs)
+    assert not torch.equal(first[1].inputs, task.batches(epoch=1, seed=3)[1].inputs)
+    assert first[0].inputs.shape[-1] == 40  # coarse first
+    assert task.batches(epoch=1, seed=3)[0].inputs.shape[-1] == 48
+    assert torch.allclose(first[0].targets.sum(1), torch.ones(8))
+
+
+def test_augmented_pictures_are_standardised_and_differ():
+    images = torch.randint(0, 255, (6, 48, 48), dtype=torch.uint8)
+    pictures = [augment(images, size=48, generator=torch.Generator().manual_seed(s), cutout=0.5) for s in range(6)]
+    for picture in pictures:
+        assert picture.shape == (6, 1, 48, 48)
+        assert picture.mean((1, 2, 3)).abs().max() < 1e-4
+        assert torch.allclose(picture.square().mean((1, 2, 3)), torch.ones(6), atol=1e-3)
+    assert not torch.equal(pictures[0], pictures[1])
+
+
+def test_the_command_lists_recipes_and_reports_errors():
+    runner = CliRunner()
+    assert "face" in runner.invoke(app, []).output
+    wrong = runner.invoke(app, ["fase"])
+    assert wrong.exit_code == 2
+    assert "unknown recipe" in wrong.output
+    missing = runner.invoke(app, ["face", "run_dir=/nonexistent/x", "--data", "/nonexistent"])
+    assert missing.exit_code == 2
+    assert "--data" in missing.output
