@@ -1,0 +1,429 @@
+"""LLaMA for answering: the same numbers as transformers' ``LlamaForCausalLM`` in plain torch and few operations.
+
+A small model on a processor spends its time in the interpreter and the dispatcher, not in the multiplications, so
+everything that is constant is folded into the weights once at loading:
+- LoRA: W += alpha / rank * B @ A (read from a PEFT folder, without peft);
+- the gains of the RMS norms and their sqrt(width), so that a norm is x / hypot(|x|, sqrt(width * eps));
+- q, k, v side by side in one matrix and gate, up in another, stored as [in, out];
+- rows of q and k reordered so that rotary pairs are neighbours and rotation is one complex product
+  (a dot product does not care about the order of its terms).
+Keys and values lie in a cache of fixed capacity; a row's prefix is computed once and copied where it is needed.
+The module knows nothing of prompts or label sets. Rows are padded on the right inside `extend` only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from emollama.config import LlamaShape
+from emollama.errors import CheckpointError, InputError
+from emollama.tensors import check_tensors, read_folder, read_tensors
+
+_ROUND = 64  # cache capacities are multiples of this, so that growing is rare
+
+
+class KvCache:
+    """Keys and values of B rows: per layer [B, K, S, D] each, S the capacity; ``lengths`` is what each row holds."""
+
+    def __init__(self, keys: list[Tensor], values: list[Tensor], lengths: list[int]) -> None:
+        self.keys, self.values, self.lengths = keys, values, lengths
+
+    @classmethod
+    def empty(cls, shape: LlamaShape, *, rows: int, capacity: int, like: Tensor) -> KvCache:
+        size = (rows, shape.num_kv_heads, _rounded(capacity), shape.size_of_head)
+        keys = [like.new_zeros(size) for _ in range(shape.num_layers)]
+        return cls(keys, [like.new_zeros(size) for _ in range(shape.num_layers)], [0] * rows)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def capacity(self) -> int:
+        return self.keys[0].shape[2]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.keys, *self.values))
+
+    def fork(self, rows: Sequence[int], *, capacity: int) -> KvCache:
+        """Copy some rows (a row may be named twice) into a new cache with room for ``capacity`` tokens each."""
+        lengths = [self.lengths[row] for row in rows]
+        held = max(lengths, default=0)
+        index = torch.tensor(list(rows), dtype=torch.long, device=self.keys[0].device)
+        size = (len(lengths), self.keys[0].shape[1], _rounded(max(capacity, held)), self.keys[0].shape[3])
+
+        def copy(source: Tensor) -> Tensor:
+            target = source.new_zeros(size)
+            target[:, :, :held] = source[index, :, :held]
+            return target
+
+        return KvCache([copy(key) for key in self.keys], [copy(value) for value in self.values], lengths)
+
+    def reserve(self, *, capacity: int) -> None:
+        """Make room for ``capacity`` tokens in every row."""
+        if capacity > self.capacity:
+            grown = self.fork(range(self.num_rows), capacity=max(capacity, 2 * self.capacity))
+            self.keys, self.values = grown.keys, grown.values
+
+    def append(self, other: KvCache, row: int) -> None:
+        """Take a copy of one row of another cache as the last row of this one."""
+        held = other.lengths[row]
+        self.reserve(capacity=held)
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for layer, source in enumerate(theirs):
+                fresh = source.new_zeros(1, source.shape[1], self.capacity, source.shape[3])
+                fresh[0, :, :held] = source[row, :, :held]
+                mine[layer] = torch.cat((mine[layer], fresh))
+        self.lengths.append(held)
+
+    def drop(self, row: int) -> None:
+        """Forget one row; the rows after it move up."""
+        for tensors in (self.keys, self.values):
+            for layer, tensor in enumerate(tensors):
+                tensors[layer] = torch.cat((tensor[:row], tensor[row + 1 :]))
+        del self.lengths[row]
+
+
+class _Layer:
+    """Folded weights of a layer: ``qkv`` [W, (H + 2K) D], ``o`` [H D, W], ``gate_up`` [W, 2I], ``down`` [I, W]."""
+
+    __slots__ = ("down", "gate_up", "o", "qkv")
+
+    def __init__(self, qkv: Tensor, o: Tensor, gate_up: Tensor, down: Tensor) -> None:
+        self.qkv, self.o, self.gate_up, self.down = qkv, o, gate_up, down
+
+
+class LeanLlama:
+    """A LLaMA that only answers. Build it with `load` (a folder) or `from_tensors`; it is not changed afterwards."""
+
+    def __init__(self, shape: LlamaShape, embedding: Tensor, layers: list[_Layer], head: Tensor) -> None:
+        self.shape, self.embedding, self.layers, self.head_weight = shape, embedding, layers, head
+        self.dtype, self.device = embedding.dtype, embedding.device
+        self._norm_floor = torch.tensor([math.sqrt(shape.hidden_size * shape.rms_norm_eps)], device=embedding.device)
+        self._angles = _inverse_frequencies(shape).to(embedding.device)
+        self._rotations = self._make_rotations(1)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        adapter: Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LeanLlama:
+        """Read a backbone folder and, when asked, a PEFT folder merged into it; every tensor of both must fit."""
+        shape = LlamaShape.load(folder)
+        return cls.from_tensors(
+            shape, read_folder(folder), adapter=adapter, dtype=dtype, device=device, what=str(folder)
+        )
+
+    @classmethod
+    def from_tensors(
+        cls,
+        shape: LlamaShape,
+        tensors: Mapping[str, Tensor],
+        *,
+        adapter: Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        what: str = "the backbone",
+    ) -> LeanLlama:
+        """Fold a ``LlamaForCausalLM`` state dict; the fold is computed in fp32 and kept in ``dtype``."""
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+        if shape.tie_embeddings:
+            tensors.pop("lm_head.weight", None)
+        check_tensors(tensors, _expected(shape), what=what)
+        deltas = {} if adapter is None else read_lora_deltas(adapter, shape)
+        size, scale = shape.size_of_head, math.sqrt(shape.hidden_size)
+        pairs = torch.arange(size).view(2, size // 2).t().flatten()  # i and i + D/2 become neighbours
+
+        def weight(layer: int, block: str, name: str) -> Tensor:
+            key = f"model.layers.{layer}.{block}.{name}"
+            full = tensors[f"{key}.weight"].float()
+            return full + deltas[key] if key in deltas else full
+
+        def finish(matrix: Tensor) -> Tensor:
+            return matrix.t().contiguous().to(device=device, dtype=dtype)
+
+        layers = []
+        for index in range(shape.num_layers):
+            first = tensors[f"model.layers.{index}.input_layernorm.weight"].float() * scale
+            second = tensors[f"model.layers.{index}.post_attention_layernorm.weight"].float() * scale
+            q, k = (
+                weight(index, "self_attn", name).unflatten(0, (-1, size))[:, pairs].flatten(0, 1)
+                for name in ("q_proj", "k_proj")
+            )
+            qkv = torch.cat((q, k, weight(index, "self_attn", "v_proj"))) * first
+            gate_up = torch.cat((weight(index, "mlp", "gate_proj"), weight(index, "mlp", "up_proj"))) * second
+            o, down = weight(index, "self_attn", "o_proj"), weight(index, "mlp", "down_proj")
+            layers.append(_Layer(finish(qkv), finish(o), finish(gate_up), finish(down)))
+        embedding = tensors["model.embed_tokens.weight"]
+        head = embedding if shape.tie_embeddings else tensors["lm_head.weight"]
+        head = head.float() * (tensors["model.norm.weight"].float() * scale)
+        return cls(
+            shape,
+            embedding.to(device=device, dtype=dtype, copy=True).contiguous(),
+            layers,
+            head.to(device=device, dtype=dtype),
+        )
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Return input embeddings [..., W]."""
+        return F.embedding(input_ids, self.embedding)
+
+    def logits(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Return fp32 logits [..., V] of hidden states [..., W], or [..., len(ids)] for some token ids only."""
+        weight = self.head_weight if ids is None else self.head_weight[ids]
+        return F.linear(hidden, weight).float()
+
+    def new_cache(self, *, rows: int, capacity: int) -> KvCache:
+        self._check_length(capacity)
+        return KvCache.empty(self.shape, rows=rows, capacity=capacity, like=self.embedding)
+
+    @torch.inference_mode()
+    def extend(self, cache: KvCache, embeddings: Sequence[Tensor]) -> Tensor:
+        """Append [T_i, W] to every row of the cache and return the last hidden state of each row, [B, W], normed."""
+        counts = [len(row) for row in embeddings]
+        if len(counts) != cache.num_rows or min(counts, default=0) < 1:
+            raise InputError(f"extend needs 1 or more tokens for each of {cache.num_rows} rows; got {counts}")
+        starts, longest = list(cache.lengths), max(counts)
+        self._check_length(max(begin + count for begin, count in zip(starts, counts, strict=True)))
+        cache.reserve(capacity=max(starts) + longest)
+        x = torch.nn.utils.rnn.pad_sequence(list(embeddings), batch_first=True)  # [B, T, W]
+        start = torch.tensor(starts, device=self.device)
+        positions = start[:, None] + torch.arange(longest, device=self.device)  # [B, T]
+        positions = positions.clamp(max=self.shape.max_positions - 1)  # of padding, whose result nobody reads
+        held = max(starts) + longest
+        mask = None
+        if any(starts):
+            mask = (torch.arange(held, device=self.device) <= positions[:, :, None])[:, None]  # [B, 1, T, held]
+        rotation = self._rotation_at(positions)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = cache.keys[layer], cache.values[layer]
+            for row, begin in enumerate(starts):
+                keys[row, :, begin : begin + longest] = k[row]
+                values[row, :, begin : begin + longest] = v[row]
+            if mask is None:
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            return _attend(q, keys[:, :, :held], values[:, :, :held], mask)
+
+        x = self._run(x, rotation, attend)
+        cache.lengths = [begin + count for begin, count in zip(starts, counts, strict=True)]
+        last = torch.tensor([count - 1 for count in counts], device=self.device)
+        return self._norm(x[torch.arange(len(counts), device=self.device), last])
+
+    @torch.inference_mode()
+    def branch(self, cache: KvCache, branches: Sequence[Sequence[int]]) -> Tensor:
+        """Continue every row by several token sequences at once, without changing the cache.
+
+        The sequences lie side by side; each sees its row's prefix and itself. Returns [B, sum of lengths, W], normed.
+        """
+        total, num_rows = sum(len(branch) for branch in branches), cache.num_rows
+        held = max(cache.lengths)
+        self._check_length(held + max(len(branch) for branch in branches))
+        ids = torch.tensor([token for branch in branches for token in branch], device=self.device)
+        owner = torch.tensor([n for n, branch in enumerate(branches) for _ in branch], device=self.device)
+        offset = torch.tensor([n for branch in branches for n in range(len(branch))], device=self.device)
+        length = torch.tensor(cache.lengths, device=self.device)
+        prefix = (torch.arange(held, device=self.device) < length[:, None])[:, None, :].expand(-1, total, -1)
+        own = (owner[:, None] == owner) & (offset[:, None] >= offset)
+        mask = torch.cat((prefix, own.expand(num_rows, -1, -1)), dim=-1)[:, None]  # [B, 1, T, held + T]
+        rotation = self._rotation_at(length[:, None] + offset)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys = torch.cat((cache.keys[layer][:, :, :held], k), dim=2)
+            values = torch.cat((cache.values[layer][:, :, :held], v), dim=2)
+            return _attend(q, keys, values, mask)
+
+        return self._norm(self._run(self.embed(ids).expand(num_rows, -1, -1), rotation, attend))
+
+    @torch.inference_mode()
+    def step(self, cache: KvCache, token_ids: Sequence[int]) -> Tensor:
+        """Append one token to every row of the cache and return the hidden states [B, W], normed."""
+        shape, lengths = self.shape, cache.lengths
+        num_rows, held = len(lengths), max(lengths) + 1
+        cache.reserve(capacity=held)
+        if held > len(self._rotations):
+            self._rotations = self._make_rotations(held)
+        heads, kv_heads, size = shape.num_heads, shape.num_kv_heads, shape.size_of_head
+        rotated, group = heads + kv_heads, heads // kv_heads
+        uniform = min(lengths) + 1 == held
+        mask = rows = where = None
+        if uniform:
+            rotation = self._rotations[held - 1]
+        else:
+            where = torch.tensor(lengths, device=self.device)
+            rows = torch.arange(num_rows, device=self.device)
+            mask = (torch.arange(held, device=self.device) <= where[:, None])[:, None, None]  # [B, 1, 1, held]
+            rotation = self._rotations[where][:, None]
+        x = self.embedding[torch.tensor(token_ids, device=self.device)]  # [B, W]
+        for layer, weights in enumerate(self.layers):
+            qkv = torch.mm(self._norm(x), weights.qkv).view(num_rows, rotated + kv_heads, size)
+            if self.dtype == torch.float32:
+                torch.view_as_complex(qkv[:, :rotated].view(num_rows, rotated, -1, 2)).mul_(rotation)
+            else:
+                qkv[:, :rotated] = self._rotate(qkv[:, :rotated], rotation)
+            keys, values = cache.keys[layer], cache.values[layer]
+            if uniform:
+                keys[:, :, held - 1] = qkv[:, heads:rotated]
+                values[:, :, held - 1] = qkv[:, rotated:]
+            else:
+                keys[rows, :, where] = qkv[:, heads:rotated]
+                values[rows, :, where] = qkv[:, rotated:]
+            # one new token: the heads that share keys are laid where a longer query would have its positions
+            mixed = F.scaled_dot_product_attention(
+                qkv[:, :heads].view(num_rows, kv_heads, group, size),
+                keys[:, :, :held],
+                values[:, :, :held],
+                attn_mask=mask,
+            )
+            x = torch.addmm(x, mixed.reshape(num_rows, heads * size), weights.o)
+            gate, up = torch.mm(self._norm(x), weights.gate_up).chunk(2, dim=-1)
+            x = torch.addmm(x, F.silu(gate).mul_(up), weights.down)
+        cache.lengths = [length + 1 for length in lengths]
+        return self._norm(x)
+
+    def _run(self, x: Tensor, rotation: Tensor, attend: Any) -> Tensor:
+        """All layers over x [B, T, W]; ``attend(layer, q [B, H, T, D], k, v [B, K, T, D])`` -> [B, H, T, D]."""
+        shape = self.shape
+        heads, kv_heads, size = shape.num_heads, shape.num_kv_heads, shape.size_of_head
+        for layer, weights in enumerate(self.layers):
+            qkv = torch.matmul(self._norm(x), weights.qkv).unflatten(-1, (heads + 2 * kv_heads, size))
+            q_and_k = self._rotate(qkv[..., : heads + kv_heads, :], rotation)
+            q, k = q_and_k.transpose(1, 2).split((heads, kv_heads), dim=1)
+            mixed = attend(layer, q, k, qkv[..., heads + kv_heads :, :].transpose(1, 2))
+            x = x + torch.matmul(mixed.transpose(1, 2).flatten(2), weights.o)
+            gate, up = torch.matmul(self._norm(x), weights.gate_up).chunk(2, dim=-1)
+            x = x + torch.matmul(F.silu(gate).mul_(up), weights.down)
+        return x
+
+    def _norm(self, x: Tensor) -> Tensor:
+        """RMS norm without its gain and without sqrt(width); both are in the weights that follow."""
+        if self.dtype == torch.float32:
+            return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._norm_floor)
+        wide = x.float()
+        return (wide / torch.hypot(torch.linalg.vector_norm(wide, dim=-1, keepdim=True), self._norm_floor)).to(x.dtype)
+
+    def _rotate(self, heads: Tensor, rotation: Tensor) -> Tensor:
+        """Rotate [..., N, D] by [..., 1 or N, D / 2] complex, in fp32."""
+        pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * rotation).flatten(-2).to(heads.dtype)
+
+    def _rotation_at(self, positions: Tensor) -> Tensor:
+        """Return [B, T, 1, D / 2] complex rotations at positions [B, T]."""
+        needed = int(positions.max()) + 1
+        if needed > len(self._rotations):
+            self._rotations = self._make_rotations(needed)
+        return self._rotations[positions][:, :, None]
+
+    def _make_rotations(self, length: int) -> Tensor:
+        self._check_length(length)
+        length = min(max(2 * length, 256), self.shape.max_positions)
+        angles = torch.arange(length, device=self.device)[:, None].float() * self._angles
+        return torch.polar(torch.ones_like(angles), angles)
+
+    def _check_length(self, length: int) -> None:
+        if length > self.shape.max_positions:
+            raise InputError(
+                f"{length} tokens do not fit; this backbone reads at most {self.shape.max_positions}", field="prompt"
+            )
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
+
+
+def _rounded(capacity: int) -> int:
+    return -(-max(capacity, 1) // _ROUND) * _ROUND
+
+
+def _inverse_frequencies(shape: LlamaShape) -> Tensor:
+    """Return [D / 2] rotary frequencies, scaled as in Llama 3.1 when the config says so."""
+    half = torch.arange(0, shape.size_of_head, 2, dtype=torch.float32) / shape.size_of_head
+    frequencies = 1.0 / shape.rope_theta**half
+    scaling = shape.rope_scaling
+    if scaling is None:
+        return frequencies
+    factor, low, high = (float(scaling[name]) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    original = float(scaling["original_max_position_embeddings"])
+    turns = original * frequencies / (2 * math.pi)  # how often a frequency turns in the original context
+    smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return frequencies * (smooth + (1.0 - smooth) / factor)
+
+
+def _expected(shape: LlamaShape) -> dict[str, Tensor]:
+    """Return the state dict of a ``LlamaForCausalLM`` of this shape, as tensors without memory."""
+    width = shape.hidden_size
+    sizes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocab_size, width)}
+    for index in range(shape.num_layers):
+        sizes |= {f"{name}.weight": dimensions for name, dimensions in _projections(shape, index).items()}
+        sizes[f"model.layers.{index}.input_layernorm.weight"] = (width,)
+        sizes[f"model.layers.{index}.post_attention_layernorm.weight"] = (width,)
+    sizes["model.norm.weight"] = (width,)
+    if not shape.tie_embeddings:
+        sizes["lm_head.weight"] = (shape.vocab_size, width)
+    return {name: torch.empty(dimensions, device="meta") for name, dimensions in sizes.items()}
+
+
+def _projections(shape: LlamaShape, layer: int) -> dict[str, tuple[int, int]]:
+    """Return name -> [out, in] of the seven projections of a layer."""
+    width, inner, size = shape.hidden_size, shape.intermediate_size, shape.size_of_head
+    heads, kv_heads = shape.num_heads * size, shape.num_kv_heads * size
+    prefix = f"model.layers.{layer}"
+    return {
+        f"{prefix}.self_attn.q_proj": (heads, width),
+        f"{prefix}.self_attn.k_proj": (kv_heads, width),
+        f"{prefix}.self_attn.v_proj": (kv_heads, width),
+        f"{prefix}.self_attn.o_proj": (width, heads),
+        f"{prefix}.mlp.gate_proj": (inner, width),
+        f"{prefix}.mlp.up_proj": (inner, width),
+        f"{prefix}.mlp.down_proj": (width, inner),
+    }
+
+
+def read_lora_deltas(folder: Path, shape: LlamaShape) -> dict[str, Tensor]:
+    """Return alpha / rank * B @ A for every adapted projection of a PEFT folder, by the projection's name.
+
+    Every projection that ``adapter_config.json`` targets must be there in every layer and nothing else may be;
+    otherwise `CheckpointError` names what differs.
+    """
+    from emollama.backbones.lora import WEIGHTS, read_adapter_config
+
+    settings = read_adapter_config(folder)
+    tensors = read_tensors(folder / WEIGHTS, dtype=torch.float32)
+    expected: dict[str, Tensor] = {}
+    targeted: list[str] = []
+    for index in range(shape.num_layers):
+        for name, (width_out, width_in) in _projections(shape, index).items():
+            if name.rpartition(".")[2] in settings.targets:
+                targeted.append(name)
+                prefix = f"base_model.model.{name}"
+                expected[f"{prefix}.lora_A.weight"] = torch.empty(settings.rank, width_in, device="meta")
+                expected[f"{prefix}.lora_B.weight"] = torch.empty(width_out, settings.rank, device="meta")
+    check_tensors(tensors, expected, what=f"adapter {folder}")
+    scale = settings.alpha / settings.rank
+    return {
+        name: scale
+        * (tensors[f"base_model.model.{name}.lora_B.weight"] @ tensors[f"base_model.model.{name}.lora_A.weight"])
+        for name in targeted
+    }
+
+
+def adapter_fits(folder: Path, shape: LlamaShape) -> str | None:
+    """Return ``None`` when a PEFT folder fits a backbone of this shape, or what is wrong with it."""
+    try:
+        read_lora_deltas(folder, shape)
+    except (CheckpointError, json.JSONDecodeError, KeyError) as error:
+        return str(error)
+    return None
