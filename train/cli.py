@@ -10,6 +10,8 @@ import typer
 
 from emollama.errors import EmoLlamaError
 
+CALIBRATE = "calibrate"
+
 app = typer.Typer(help="Train a part of nano, or an adapter, by a recipe.")
 
 
@@ -26,13 +28,16 @@ def train(
     from train.recipes import RECIPES, load_recipe
 
     if recipe is None:
-        typer.echo("recipes: " + ", ".join(RECIPES))
+        typer.echo("recipes: " + ", ".join((*RECIPES, CALIBRATE)))
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     from train.config import override
     from train.loop import run
 
     try:
+        if recipe == CALIBRATE:
+            _calibrate(overrides or [], data)
+            return
         config = override(load_recipe(recipe), overrides or ())
         if data is not None:
             config = override(config, [f"task.data={data}"])
@@ -45,6 +50,17 @@ def train(
         typer.echo(f"stopped at step {result.steps}; go on with --resume  {figures}")
         raise typer.Exit(130)
     typer.echo(f"{result.steps} steps  {figures}\nexported to {result.export}")
+
+
+def _calibrate(overrides: list[str], data: Path | None) -> None:
+    """The last step of making nano: no loop, so no recipe, but asked for in the same way."""
+    from train.calibrate import CalibrateOptions, calibrate
+    from train.config import override
+
+    options = override(CalibrateOptions(), [*overrides, *([f"data={data}"] if data is not None else [])])
+    report = calibrate(options)["reliability"]["all"]["after"]
+    typer.echo(f"{report['count']} held-out answers  accuracy {report['accuracy']:.4f}  ece {report['ece']:.4f}")
+    typer.echo(f"exported to {options.output}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,175 @@
+"""Fit nano's calibration: a temperature and a bias for each subset of modalities, on validation data no stage trained on.
+
+The shipped runtime itself gives the scores. Single modalities are fitted on the natural validation sets (even rows of
+FER+ valid and GoEmotions dev, the out-of-fold EmoDB recordings of one speaker whom the instruct stage left out),
+subsets of several on composed samples of the same rows. The odd rows and the other speaker are for `emollama eval`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from emollama import calibration as cal
+from emollama.analyze import Analyzer, PromptRow, Query
+from emollama.labels import NANO_LABELS
+from train.builders.cues import SUBSETS
+from train.builders.instruct import Composed, Composer, Mix, Pools
+from train.builders.pools import VALIDATION_SPEAKERS, FacePool, VoicePool, WordsPool, face_pool, voice_pool, words_pool
+from train.config import default_data_dir
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateOptions:
+    """``draws`` composed samples for each subset of several modalities."""
+
+    data: str = ""
+    model: str = "nano"
+    face: str = "emollama/assets/nano/face.safetensors"
+    voice_run: str = "runs/voice"
+    cache: str = "runs/features"
+    output: str = "emollama/assets/nano/calibration.json"
+    log: str = "docs/logs/calibration.json"
+    draws: int = 600
+    target_accuracy: float = 0.5
+    seed: int = 5
+
+
+def calibrate(options: CalibrateOptions) -> dict[str, Any]:
+    """Fit on the even half, write ``calibration.json``, and return the reliability measured on the odd half."""
+    data = Path(options.data) if options.data else default_data_dir()
+    pools = Pools(
+        face=face_pool(data, "valid", encoder=Path(options.face), cache=Path(options.cache)),
+        voice=voice_pool(data, run=Path(options.voice_run), speakers=VALIDATION_SPEAKERS),
+        words=words_pool(data, "dev"),
+    )
+    analyzer = Analyzer.load(options.model)
+    fitting = score(analyzer, half(pools, 0), options)
+    fitted = cal.fit(fitting, target_accuracy=options.target_accuracy)
+    report: dict[str, Any] = {"fitted": fitted.to_json_dict(), "reliability": {}}
+    held = score(analyzer, half(pools, 1), options)
+    tables, truths = [], []
+    for name, (scores, truth) in held.items():
+        probabilities = fitted.probabilities(scores, labels=NANO_LABELS, present=name.split("+"))
+        before = cal.reliability(cal.softmax(scores), truth)
+        report["reliability"][name] = {
+            "before": {"ece": before.ece, "nll": before.nll},
+            "after": dataclasses.asdict(cal.reliability(probabilities, truth)),
+        }
+        tables.append(probabilities[: options.draws])
+        truths.append(truth[: options.draws])
+    report["reliability"]["all"] = {"after": dataclasses.asdict(cal.reliability(np.concatenate(tables), np.concatenate(truths)))}
+    _write(Path(options.output), fitted.to_json_dict())
+    _write(Path(options.log), report)
+    for name, entry in report["reliability"].items():
+        logger.info("%s n %d accuracy %.3f ece %.3f", name, entry["after"]["count"], entry["after"]["accuracy"], entry["after"]["ece"])
+    return report
+
+
+def half(pools: Pools, parity: int) -> Pools:
+    """Every second row of the pictures and comments, and one of the two speakers."""
+    face, voice, words = pools.face, pools.voice, pools.words
+    heard = [i for i, speaker in enumerate(voice.speakers) if speaker == VALIDATION_SPEAKERS[parity]]
+    return Pools(
+        face=FacePool(
+            tokens=face.tokens[parity::2], probabilities=face.probabilities[parity::2], targets=face.targets[parity::2]
+        ),
+        voice=VoicePool(
+            names=tuple(voice.names[i] for i in heard),
+            tokens=voice.tokens[heard],
+            probabilities=voice.probabilities[heard],
+            emotions=tuple(voice.emotions[i] for i in heard),
+            speakers=tuple(voice.speakers[i] for i in heard),
+            spans=voice.spans[heard],
+            levels=tuple(voice.levels[i] for i in heard),
+        ),
+        words=WordsPool(texts=words.texts[parity::2], fine=words.fine[parity::2], targets=words.targets[parity::2]),
+    )
+
+
+def score(
+    analyzer: Analyzer, pools: Pools, options: CalibrateOptions
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return ``{subset: (log-likelihoods [N, 8], truth [N])}`` for single modalities and composed subsets."""
+    out = {
+        "face": _score(
+            analyzer,
+            [_row(analyzer, face=pools.face.tokens[i : i + 1]) for i in range(len(pools.face.tokens))],
+            pools.face.targets.argmax(1),
+        ),
+        "voice": _score(
+            analyzer,
+            [_row(analyzer, voice=pools.voice.tokens[i]) for i in range(len(pools.voice.tokens))],
+            np.array([NANO_LABELS.index(name) for name in pools.voice.emotions]),
+        ),
+    }
+    single = np.flatnonzero(pools.words.targets.max(1) == 1.0)
+    out["words"] = _score(
+        analyzer,
+        [_row(analyzer, transcript=pools.words.texts[i]) for i in single],
+        pools.words.targets[single].argmax(1),
+    )
+    composer = Composer(pools, mix=Mix(conflict=0.0))
+    rng = Random(options.seed)
+    for subset in SUBSETS:
+        if len(subset) > 1:
+            classes = composer.classes(subset)
+            samples = [composer.draw(rng, subset=subset, emotion=rng.choice(classes)) for _ in range(options.draws)]
+            out["+".join(subset)] = _score(
+                analyzer,
+                [_composed_row(analyzer, sample) for sample in samples],
+                np.array([NANO_LABELS.index(sample.emotion) for sample in samples]),
+            )
+    return out
+
+
+def _composed_row(analyzer: Analyzer, sample: Composed) -> PromptRow:
+    return _row(analyzer, face=sample.face_tokens, voice=sample.voice_token, transcript=sample.transcript)
+
+
+def _row(
+    analyzer: Analyzer,
+    *,
+    face: np.ndarray | None = None,
+    voice: np.ndarray | None = None,
+    transcript: str | None = None,
+) -> PromptRow:
+    features = {}
+    if face is not None:
+        features["face"] = face
+    if voice is not None:
+        features["voice"] = voice[None, :]
+    ids = analyzer.parts.renderer.modalities(
+        face_tokens=0 if face is None else len(face), voice_tokens=0 if voice is None else 1, transcript=transcript
+    )
+    return PromptRow(ids=ids, features=features)
+
+
+def _score(
+    analyzer: Analyzer, rows: list[PromptRow], truth: np.ndarray, *, batch_size: int = 32
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score NANO_LABELS under every row with the shipped runtime, rows of similar length together."""
+    renderer, engine = analyzer.parts.renderer, analyzer.parts.engine
+    query = Query(marker=[renderer.token_id("<|label|>")], options=renderer.label_ids(NANO_LABELS))
+    scores = np.zeros((len(rows), len(NANO_LABELS)))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        scores[chosen] = engine.score(engine.prefill([rows[i] for i in chosen]), [query])[0]
+    return scores, truth
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(document, indent=1) + "\n")
+    temporary.replace(path)
