@@ -124,7 +124,7 @@ def tracker(*tracks: Sequence[str]) -> Callable[..., tuple[FaceTrack, ...]]:
                     share=1.0 - number / 10,
                     is_main=number == 0,
                     chosen_because="it is the largest",
-                )  # fmt: skip
+                )
             )
         return tuple(found)
 
