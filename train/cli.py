@@ -10,7 +10,7 @@ import typer
 
 from emollama.errors import EmoLlamaError
 
-CALIBRATE = "calibrate"
+CALIBRATE, CARD = "calibrate", "card"
 
 app = typer.Typer(help="Train a part of nano, or an adapter, by a recipe.")
 
@@ -28,7 +28,7 @@ def train(
     from train.recipes import RECIPES, load_recipe
 
     if recipe is None:
-        typer.echo("recipes: " + ", ".join((*RECIPES, CALIBRATE)))
+        typer.echo("recipes: " + ", ".join((*RECIPES, CALIBRATE, CARD)))
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     from train.config import override
@@ -37,6 +37,11 @@ def train(
     try:
         if recipe == CALIBRATE:
             _calibrate(overrides or [], data)
+            return
+        if recipe == CARD:
+            from train.card import write_card
+
+            typer.echo(f"written to {write_card()}")
             return
         config = override(load_recipe(recipe), overrides or ())
         if data is not None:
