@@ -181,7 +181,7 @@ class DecodeBatch:
         return [] if self._cache is None else list(self._cache.lengths)
 
     def admit(self, prefix: Prefix, row: int, *, reserve: int) -> None:
-        """Add a copy of one row of a prefix as the last row, with room for ``reserve`` tokens more when it is the first."""
+        """Add a copy of one row of a prefix as the last row, with ``reserve`` tokens of room when it is the first."""
         if self._cache is None:
             held = prefix.cache.lengths[row]
             capacity = min(held + reserve, self.backbone.shape.max_positions)
