@@ -1,14 +1,14 @@
 """The task behind the recipes ``align`` and ``instruct``: composed samples, a soft label and a dialogue.
 
-Loss = cross-entropy of the label token against the sample's target distribution + ``dialogue_weight`` times the mean
-cross-entropy of the answer's tokens. In ``align`` only the projectors are trained and there is no dialogue; in
+Loss = cross-entropy of the label token against the sample's target distribution, over a closed set that varies from
+sample to sample, + ``dialogue_weight`` times the mean cross-entropy of the answer's tokens. In ``align`` only the projectors are trained and there is no dialogue; in
 ``instruct`` LoRA is trained beside them. Validation uses pictures, speakers and comments that neither has seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -24,7 +24,7 @@ from emollama.backbones.llama import load_llama
 from emollama.backbones.lora import attach_lora, save_lora
 from emollama.config import LoraSettings
 from emollama.errors import DatasetError
-from emollama.labels import GOEMOTIONS_28, NANO_LABELS
+from emollama.labels import GOEMOTIONS_28, MER_6, NANO_LABELS
 from emollama.model import EmoLlama, ModelBatch
 from emollama.projectors import build_projectors
 from emollama.prompt import SOURCES, Renderer
@@ -34,14 +34,19 @@ from train.builders.pools import VALIDATION_SPEAKERS, face_pool, voice_pool, wor
 from train.config import TrainConfig, default_data_dir
 
 ASSETS = "emollama/assets/nano"
+# Label tokens that no data set here teaches: they only ever stand in a closed set as a wrong answer.
+OTHER_LABELS = ("calm", "trust", "anticipation", "other")
+_TO_FINE = {"happiness": "joy", "contempt": "disapproval"}
+_TO_MER = {"fear": "worry"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComposedOptions:
     """What is composed and what is trained.
 
-    ``dialogue_share``, ``open_share``: fractions of the samples that carry a dialogue, or ask for the fine labels
-    instead. ``alone_share``: samples of one modality only, with the class counts of their own data set.
+    ``dialogue_share``: fraction of the samples that carry a dialogue; ``open_share``, ``fine_share``, ``mer_share``: that
+    ask for open words, for the fine labels, or for MER's six instead of nano's eight. ``distractor`` is the chance of
+    each other label to stand in the closed set as a wrong answer. ``alone_share``: samples of one modality only, with the class counts of their own data set.
     ``drop_words``: at most this share of a comment's words is left out, at random, so that the backbone trusts a
     comment it was trained on no more than a new one.
     """
@@ -60,6 +65,9 @@ class ComposedOptions:
     dialogue_share: float = 0.6
     dialogue_weight: float = 1.0
     open_share: float = 0.1
+    fine_share: float = 0.06
+    mer_share: float = 0.06
+    distractor: float = 0.1
     alone_share: float = 0.25
     drop_words: float = 0.3
     mix: Mix = field(default_factory=Mix)
@@ -70,20 +78,24 @@ class ComposedOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ComposedBatch:
-    """``label_at`` [B] index of the label marker in each row, ``targets`` [B, V'] over ``target_ids`` tokens."""
+    """``label_at`` [B] index of the marker in each row; ``targets`` and ``asked`` (bool) [B, L] over the label tokens."""
 
     inputs: ModelBatch
     label_at: Tensor
     targets: Tensor
+    asked: Tensor
     num_answers: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
+    """One sample as ids; ``target`` and ``asked`` [L] over the label tokens: what is right, and among which."""
+
     ids: list[int]
     answer: list[bool]
     label_at: int
     target: np.ndarray
+    asked: np.ndarray
     sample: Composed
 
 
@@ -97,8 +109,8 @@ class ComposedTask:
         self.renderer = Renderer.load(Path(options.tokenizer))
         train, valid = pools or self._read_pools()
         self.train, self.valid = Composer(train, mix=options.mix), Composer(valid, mix=options.mix)
-        self.target_names = (*NANO_LABELS, *(name for name in GOEMOTIONS_28 if name not in NANO_LABELS))
-        self.target_ids = torch.tensor([ids[0] for ids in self.renderer.label_ids(self.target_names)])
+        self.label_names = tuple(dict.fromkeys((*NANO_LABELS, *GOEMOTIONS_28, *MER_6, *OTHER_LABELS)))
+        self.label_token_ids = torch.tensor([ids[0] for ids in self.renderer.label_ids(self.label_names)])
         self.valid_rows = list(self._valid_rows())
 
     def _read_pools(self) -> tuple[Pools, Pools]:
@@ -152,18 +164,30 @@ class ComposedTask:
         sample = composer.draw(rng, **draw)
         if training and sample.transcript is not None:
             sample = dataclasses.replace(sample, transcript=_drop_words(sample.transcript, options.drop_words, rng))
-        target = np.zeros(len(self.target_names), np.float32)
-        target[: len(NANO_LABELS)] = sample.target
-        if training and rng.random() < options.open_share:
-            prefix = self._prefix(sample)
-            prefix[-1] = self.renderer.token_id("<|open|>")
-            fine = self._fine(sample)
-            return Row(ids=prefix, answer=[False] * len(prefix), label_at=len(prefix) - 1, target=fine, sample=sample)
-        if training and rng.random() >= options.dialogue_share:
-            prefix = self._prefix(sample)
-            return Row(ids=prefix, answer=[False] * len(prefix), label_at=len(prefix) - 1, target=target, sample=sample)
-        ids, answer, label_at = dialogue(self.renderer, sample, rng)
-        return Row(ids=ids, answer=answer, label_at=label_at, target=target, sample=sample)
+        if not training:
+            target, asked = self._target(sample, NANO_LABELS), self._mask(NANO_LABELS)
+            ids, answer, label_at = dialogue(self.renderer, sample, rng)
+            return Row(ids=ids, answer=answer, label_at=label_at, target=target, asked=asked, sample=sample)
+        kind = rng.random()
+        wants_open = kind < options.open_share
+        closed: tuple[str, ...] = NANO_LABELS
+        if kind < options.open_share + options.fine_share:
+            closed = GOEMOTIONS_28
+        elif kind < options.open_share + options.fine_share + options.mer_share:
+            closed = MER_6
+        target = self._target(sample, closed)
+        if not target.any():  # MER's six have no word for disgust or contempt
+            closed, target = NANO_LABELS, self._target(sample, NANO_LABELS)
+        asked = self._mask(closed)
+        if not wants_open:
+            asked |= np.array([rng.random() < options.distractor for _ in self.label_names])
+        if wants_open or rng.random() >= options.dialogue_share:
+            ids = self._prefix(sample)
+            ids[-1] = self.renderer.token_id("<|open|>" if wants_open else "<|label|>")
+            answer, label_at = [False] * len(ids), len(ids) - 1
+        else:
+            ids, answer, label_at = dialogue(self.renderer, sample, rng)
+        return Row(ids=ids, answer=answer, label_at=label_at, target=target, asked=asked, sample=sample)
 
     def _prefix(self, sample: Composed) -> list[int]:
         return self.renderer.prefix(
@@ -172,18 +196,23 @@ class ComposedTask:
             transcript=sample.transcript,
         )
 
-    def _fine(self, sample: Composed) -> np.ndarray:
-        """Target over the fine labels: a comment's own; else the word that GoEmotions uses for the class."""
-        target = np.zeros(len(self.target_names), np.float32)
-        if sample.words_row is not None:
-            for name in self.train.pools.words.fine[sample.words_row]:
-                target[self.target_names.index(name)] += 1.0
-            target /= target.sum()
-        coarse = np.zeros_like(target)
+    def _mask(self, names: Sequence[str]) -> np.ndarray:
+        return np.array([name in names for name in self.label_names])
+
+    def _target(self, sample: Composed, closed: Sequence[str]) -> np.ndarray:
+        """The target [L] over a closed set: nano's eight as drawn, else translated; a comment's own fine labels count half."""
+        target = np.zeros(len(self.label_names), np.float32)
+        words = {GOEMOTIONS_28: _TO_FINE, MER_6: _TO_MER}.get(tuple(closed), {})
         for name, share in zip(NANO_LABELS, sample.target, strict=True):
-            word = {"happiness": "joy", "contempt": "disapproval"}.get(name, name)
-            coarse[self.target_names.index(word)] += share
-        return 0.5 * target + 0.5 * coarse if sample.words_row is not None else coarse
+            word = words.get(name, name)
+            if word in closed:
+                target[self.label_names.index(word)] += share
+        if tuple(closed) == GOEMOTIONS_28 and sample.words_row is not None:
+            own = np.zeros_like(target)
+            for name in self.train.pools.words.fine[sample.words_row]:
+                own[self.label_names.index(name)] += 1.0
+            target = 0.5 * target + 0.5 * own / own.sum()
+        return target / target.sum() if target.any() else target
 
     def _valid_rows(self) -> Iterator[Row]:
         rng = Random(977)
@@ -221,6 +250,7 @@ class ComposedTask:
             inputs=ModelBatch(input_ids=ids, attention_mask=mask, features=features, labels=labels),
             label_at=torch.tensor([row.label_at for row in rows]),
             targets=torch.from_numpy(np.stack([row.target for row in rows])),
+            asked=torch.from_numpy(np.stack([row.asked for row in rows])),
             num_answers=int((labels[:, 1:] != -100).sum()),
         )
 
@@ -230,8 +260,8 @@ class ComposedTask:
         assert isinstance(model, EmoLlama)
         hidden = model.hidden(batch.inputs)
         rows = torch.arange(len(batch.label_at))
-        logits = model.head(hidden[rows, batch.label_at]).float()  # [B, V]
-        log_probabilities = logits.log_softmax(-1)[:, self.target_ids]
+        logits = model.head(hidden[rows, batch.label_at]).float()[:, self.label_token_ids]  # [B, L]
+        log_probabilities = logits.masked_fill(~batch.asked, -1e4).log_softmax(-1)
         label_loss = -(batch.targets * log_probabilities).sum(-1).mean()
         loss, figures = label_loss, {"label_loss": label_loss.item()}
         if batch.num_answers:
@@ -250,7 +280,7 @@ class ComposedTask:
             batch = self.collate(rows[start : start + batch_size])
             hidden = model.hidden(batch.inputs)
             at = hidden[torch.arange(len(batch.label_at)), batch.label_at]
-            logits = model.head(at).float()[:, self.target_ids[: len(NANO_LABELS)]]
+            logits = model.head(at).float()[:, self.label_token_ids[: len(NANO_LABELS)]]
             out.append(logits.log_softmax(-1).numpy())
         return np.concatenate(out)
 
@@ -266,9 +296,7 @@ class ComposedTask:
         }
         for subset in SUBSETS:
             chosen = np.array([row.sample.subset == subset for row in rows])
-            figures[f"accuracy_{'+'.join(subset)}"] = metrics.accuracy(
-                truth[chosen], probabilities[chosen].argmax(1)
-            )
+            figures[f"accuracy_{'+'.join(subset)}"] = metrics.accuracy(truth[chosen], probabilities[chosen].argmax(1))
         answered = [row for row in rows if any(row.answer)][:128]
         if self.options.dialogue_share > 0:
             total, count = 0.0, 0

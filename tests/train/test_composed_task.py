@@ -76,10 +76,23 @@ def make_task(recipe: str, backbone: Path, tmp_path: Path, **options: object) ->
     config = load_recipe(recipe)
     assert isinstance(config.task, ComposedOptions)
     task = dataclasses.replace(
-        config.task, backbone=str(backbone), tokenizer=str(TOKENIZER), projectors="", samples=16, valid_samples=14, **options
+        config.task,
+        backbone=str(backbone),
+        tokenizer=str(TOKENIZER),
+        projectors="",
+        samples=16,
+        valid_samples=14,
+        **options,
     )
     config = dataclasses.replace(
-        config, run_dir=str(tmp_path / recipe), export_dir=None, task=task, batch_size=8, epochs=1, warmup_steps=0, threads=1
+        config,
+        run_dir=str(tmp_path / recipe),
+        export_dir=None,
+        task=task,
+        batch_size=8,
+        epochs=1,
+        warmup_steps=0,
+        threads=1,
     )
     return ComposedTask(config, task, pools=(make_pools(), make_pools(1)))
 
