@@ -33,8 +33,12 @@ def table_path(data: Path, split: Split) -> Path:
 
 
 def read(data: Path, *, split: Split) -> tuple[GoEmotionsComment, ...]:
-    """Read one split from the data folder; an unknown label raises `DatasetError` with file and row."""
-    path = table_path(data, split)
+    """Read one split from the data folder, as `read_file` reads it."""
+    return read_file(table_path(data, split))
+
+
+def read_file(path: Path) -> tuple[GoEmotionsComment, ...]:
+    """Read one Parquet file; an unknown label raises `DatasetError` with file and row."""
     comments = []
     for number, row in enumerate(read_rows(path, columns=("id", "text", "labels"))):
         labels = tuple(row["labels"])

@@ -6,8 +6,8 @@ branches, at the positions it would have alone. So the prompt of inference and t
 
 What is learned at once:
 
-- ``<|label|>``: the Ekman class over `NANO_LABELS`, over the MER 6, and the 28 fine labels of GoEmotions, so that any of
-  these closed sets can be asked. Targets are soft: several labels share the mass, and part of it comes from a linear
+- ``<|label|>``: the Ekman class over `NANO_LABELS`, over the MER 6, and the 28 fine labels of GoEmotions, so that any
+  of these closed sets can be asked. Targets are soft: several labels share the mass, and part of it comes from a linear
   n-gram model's out-of-fold opinion (`train.recipes.ngram_teacher`), the cheapest cure for overfitting 43k comments.
 - ``<|open|>``: the 28 fine labels.
 - ``<|affect|>``: valence, then arousal, of EmoBank as two-bucket soft targets.
@@ -20,7 +20,6 @@ recognisers write, dropout on embeddings and residual branches, label smoothing,
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,13 +33,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from emollama import metrics
+from emollama.backbones.llama import build_llama, save_llama
+from emollama.backbones.score import next_token_logits
+from emollama.config import LlamaShape
 from emollama.datasets import emobank, goemotions, xed
-from emollama.labels import GOEMOTIONS_28, MER_6, NANO_LABELS
+from emollama.labels import EKMAN_7, GOEMOTIONS_28, MER_6, NANO_LABELS
 from emollama.prompt import Renderer, label_token
 from train.builders.cues import random_cues
 from train.builders.phrases import ask
 from train.config import TrainConfig, default_data_dir
-from train.recipes.ngram_teacher import out_of_fold_probabilities
+from train.recipes.ngram_teacher import cached_probabilities
 from train.tokenizer import AROUSAL_TOKENS, NUM_BUCKETS, VALENCE_TOKENS
 
 _NANO_TOKENIZER = Path(__file__).parents[2] / "emollama" / "assets" / "nano" / "tokenizer.json"
@@ -91,7 +94,7 @@ def backbone() -> TrainConfig:
         recipe="backbone",
         run_dir="runs/backbone",
         task=BackboneOptions(),
-        epochs=8,
+        epochs=5,
         batch_size=64,
         learning_rate=1.5e-3,
         warmup_steps=200,
@@ -175,8 +178,12 @@ class BackboneTask:
         targets: list[dict[str, tuple[np.ndarray, float]]] = []
         teacher = None
         if options.teacher_share > 0:
-            teacher = out_of_fold_probabilities(
-                [comment.text for comment in comments], [comment.ekman for comment in comments], NANO_LABELS, seed=0
+            teacher = cached_probabilities(
+                [comment.text for comment in comments],
+                [comment.ekman for comment in comments],
+                NANO_LABELS,
+                seed=0,
+                folder=Path(self.config.run_dir),
             )
         for number, comment in enumerate(comments):
             label = _share(comment.ekman, NANO_LABELS)
@@ -191,9 +198,7 @@ class BackboneTask:
             label = self._smooth(_share(line.ekman, NANO_LABELS))
             targets.append({"label": (label, options.weight_xed)} | self._mer(line.ekman, options.weight_xed))
         for sentence in sentences:
-            targets.append(
-                {"valence": (_buckets(sentence.valence), 1.0), "arousal": (_buckets(sentence.arousal), 1.0)}
-            )
+            targets.append({"valence": (_buckets(sentence.valence), 1.0), "arousal": (_buckets(sentence.arousal), 1.0)})
         strings = [comment.text for comment in comments] + [line.text for line in lines] + [s.text for s in sentences]
         written = self._encode(strings)
         plain = self._encode([_as_heard(text) for text in strings])
@@ -297,36 +302,36 @@ class BackboneTask:
             )
             ids, is_answer = ids[: self.options.max_positions], is_answer[: self.options.max_positions]
             rows.append(ids)
-            next_rows.append([after if told else _IGNORED for after, told in zip(ids[1:], is_answer[1:], strict=True)] + [_IGNORED])
+            told = zip(ids[1:], is_answer[1:], strict=True)
+            next_rows.append([after if answer_token else _IGNORED for after, answer_token in told] + [_IGNORED])
         lengths = [len(row) for row in rows]
         branches = [[0] * length for length in lengths]
         return _collate(rows, next_rows, branches, lengths, {}, pad=self.renderer.token_id("<pad>"))
 
     # ---- model -----------------------------------------------------------------------------------------------------
 
-    def build_model(self) -> nn.Module:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        options = self.options
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=self.renderer.tokenizer.get_vocab_size(),
-                hidden_size=options.hidden_size,
-                intermediate_size=options.intermediate_size,
-                num_hidden_layers=options.num_layers,
-                num_attention_heads=options.num_heads,
-                num_key_value_heads=options.num_heads,
-                max_position_embeddings=options.max_positions,
-                tie_word_embeddings=True,
-                bos_token_id=self.renderer.token_id("<s>"),
-                eos_token_id=self.renderer.token_id("</s>"),
-                pad_token_id=self.renderer.token_id("<pad>"),
-                attn_implementation="sdpa",
-                use_cache=False,
-            )
+    @property
+    def shape(self) -> LlamaShape:
+        options, token = self.options, self.renderer.token_id
+        return LlamaShape(
+            vocab_size=self.renderer.tokenizer.get_vocab_size(),
+            hidden_size=options.hidden_size,
+            intermediate_size=options.intermediate_size,
+            num_layers=options.num_layers,
+            num_heads=options.num_heads,
+            num_kv_heads=options.num_heads,
+            max_positions=options.max_positions,
+            rms_norm_eps=1e-6,
+            tie_embeddings=True,
+            bos_token_id=token("<s>"),
+            eos_token_ids=(token("</s>"),),
+            pad_token_id=token("<pad>"),
         )
-        _add_dropout(model, residual=options.dropout, embedding=options.embedding_dropout)
-        return cast(nn.Module, model)
+
+    def build_model(self) -> nn.Module:
+        model = build_llama(self.shape)
+        _add_dropout(model, residual=self.options.dropout, embedding=self.options.embedding_dropout)
+        return model
 
     def loss(self, model: nn.Module, batch: TextBatch) -> tuple[Tensor, dict[str, float]]:
         device = next(model.parameters()).device
@@ -349,53 +354,32 @@ class BackboneTask:
 
     # ---- validation and export -------------------------------------------------------------------------------------
 
-    @cached_property
-    def _dev(self) -> tuple[list[list[int]], np.ndarray, list[tuple[np.ndarray, np.ndarray]], list[list[int]], np.ndarray]:
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Macro-F1, accuracy, ECE and NLL of GoEmotions dev (one Ekman class); Pearson's r of EmoBank dev."""
         limit = self.options.max_texts or None
         comments = goemotions.read(self.data, split="dev")[:limit]
         single = [comment for comment in comments if len(comment.ekman) == 1]
-        prefixes = [self.renderer.prefix(transcript=comment.text) for comment in single]
+        prompts = [self.renderer.prefix(transcript=comment.text) for comment in single]
+        logits = next_token_logits(model, prompts, self.sets["label"].tolist())
         truth = np.array([NANO_LABELS.index(comment.ekman[0]) for comment in single])
-        sentences = emobank.read(self.data, split="dev")[:limit]
-        affect = [
-            [*self.renderer.modalities(transcript=sentence.text), self.renderer.token_id("<|affect|>")]
-            for sentence in sentences
-        ]
-        return prefixes, truth, [], affect, np.array([(s.valence, s.arousal) for s in sentences])
+        figures = label_figures(logits.double().softmax(-1).numpy(), truth)
 
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        prefixes, truth, _, affect, rated = self._dev
-        scores = torch.cat(list(_next_token_logits(model, prefixes, self.sets["label"])))
-        probabilities = scores.softmax(-1).numpy()
-        figures = label_figures(probabilities, truth)
-        if len(affect):
-            centres = np.linspace(-1, 1, NUM_BUCKETS)
-            logits = torch.cat(list(_next_token_logits(model, affect, self.sets["valence"])))
-            valence = logits.softmax(-1).numpy() @ centres
-            nearest = np.abs(valence[:, None] - centres).argmin(1)
-            rows = [ids + [int(self.sets["valence"][k])] for ids, k in zip(affect, nearest, strict=True)]
-            logits = torch.cat(list(_next_token_logits(model, rows, self.sets["arousal"])))
-            arousal = logits.softmax(-1).numpy() @ centres
-            figures["valence_pearson"] = _pearson(valence, rated[:, 0])
-            figures["arousal_pearson"] = _pearson(arousal, rated[:, 1])
+        sentences = emobank.read(self.data, split="dev")[:limit]
+        centres = torch.linspace(-1, 1, NUM_BUCKETS)
+        asked = self.renderer.token_id("<|affect|>")
+        prompts = [[*self.renderer.modalities(transcript=sentence.text), asked] for sentence in sentences]
+        valence = next_token_logits(model, prompts, self.sets["valence"].tolist()).softmax(-1) @ centres
+        nearest = (valence[:, None] - centres).abs().argmin(1)
+        prompts = [[*ids, int(self.sets["valence"][k])] for ids, k in zip(prompts, nearest, strict=True)]
+        arousal = next_token_logits(model, prompts, self.sets["arousal"].tolist()).softmax(-1) @ centres
+        figures["valence_pearson"] = metrics.pearson(np.array([s.valence for s in sentences]), valence.numpy())
+        figures["arousal_pearson"] = metrics.pearson(np.array([s.arousal for s in sentences]), arousal.numpy())
         return figures
 
     def export(self, model: nn.Module, folder: Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` in transformers' layout: bfloat16, tied weights once."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
-        llama = cast(Any, model)
-        state = {
-            name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
-            for name, tensor in model.state_dict().items()
-            if name != "lm_head.weight"
-        }
-        save_file(state, str(folder / "model.safetensors.part"), metadata={"format": "pt"})
-        os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
-        document = llama.config.to_dict() | {"architectures": ["LlamaForCausalLM"], "dtype": "bfloat16", "use_cache": True}
-        document = {key: value for key, value in document.items() if key not in ("_name_or_path", "transformers_version")}
-        (folder / "config.json").write_text(json.dumps(document, indent=2, sort_keys=True, default=str) + "\n")
+        save_llama(model, folder, shape=self.shape, dtype=torch.bfloat16)
 
 
 class _Batches:
@@ -421,27 +405,15 @@ class _Batches:
 
 
 def label_figures(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Score [N, 8] probabilities against indices [N] of `NANO_LABELS`.
-
-    ``macro_f1`` is over the seven classes that GoEmotions has; ``ece`` has 15 equal bins of the top probability.
-    """
+    """Score [N, 8] probabilities against indices [N] of `NANO_LABELS`; macro-F1 is over the seven that the data has."""
     predicted = probabilities.argmax(1)
-    f1 = []
-    for index, name in enumerate(NANO_LABELS):
-        if name == "contempt":
-            continue
-        hits = int(((predicted == index) & (truth == index)).sum())
-        wrong = int((predicted == index).sum() + (truth == index).sum()) - hits * 2
-        f1.append(2 * hits / (2 * hits + wrong) if hits else 0.0)
-    confidence, correct = probabilities.max(1), predicted == truth
-    bins = np.minimum((confidence * 15).astype(int), 14)
-    ece = sum(
-        abs(confidence[bins == b].mean() - correct[bins == b].mean()) * (bins == b).mean()
-        for b in range(15)
-        if (bins == b).any()
-    )
-    nll = -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-9)).mean()
-    return {"macro_f1": float(np.mean(f1)), "accuracy": float(correct.mean()), "ece": float(ece), "nll": float(nll)}
+    f1 = metrics.per_class_f1(truth, predicted, num_classes=len(NANO_LABELS))
+    return {
+        "macro_f1": float(np.mean([f1[NANO_LABELS.index(name)] for name in EKMAN_7])),
+        "accuracy": metrics.accuracy(truth, predicted),
+        "ece": metrics.expected_calibration_error(probabilities, truth),
+        "nll": float(-np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-9)).mean()),
+    }
 
 
 def _share(names: Sequence[str], classes: Sequence[str]) -> np.ndarray:
@@ -487,7 +459,7 @@ def _collate(
     *,
     pad: int,
 ) -> TextBatch:
-    """Pad on the right. A branch (number > 0) looks at the base (0) and itself, and its positions start after the base."""
+    """Pad on the right. A branch (number > 0) looks at the base (0) and itself; its positions start after the base."""
     longest = max(len(row) for row in rows)
     ids = np.full((len(rows), longest), pad)
     next_ids = np.full((len(rows), longest), _IGNORED)
@@ -559,27 +531,3 @@ def _set_logits(model: nn.Module, hidden: Tensor, tokens: Tensor) -> Tensor:
     """Logits [n, K] of a closed set: the rows of the (tied) head that are asked for."""
     weight = cast(Tensor, _head(model).weight)[tokens]
     return F.linear(hidden, weight).float()
-
-
-def _next_token_logits(
-    model: nn.Module, prompts: Sequence[Sequence[int]], tokens: Tensor, *, batch_size: int = 64
-) -> Iterator[Tensor]:
-    """Yield the logits [n, K] of ``tokens`` after each prompt, in the order of the prompts."""
-    device = next(model.parameters()).device
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    out = torch.empty(len(prompts), len(tokens))
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        rows = [prompts[index] for index in part]
-        lengths = [len(row) for row in rows]
-        batch = _collate(rows, [[_IGNORED] * n for n in lengths], [[0] * n for n in lengths], lengths, {}, pad=0)
-        hidden = _hidden(model, batch, device)
-        last = hidden[torch.arange(len(rows)), torch.tensor(lengths) - 1]
-        out[part] = _set_logits(model, last, tokens.to(device)).cpu()
-    yield out
-
-
-def _pearson(first: np.ndarray, second: np.ndarray) -> float:
-    if first.std() == 0 or second.std() == 0:
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])

@@ -7,8 +7,12 @@ work; it is needed for training the backbone only.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -55,3 +59,21 @@ def out_of_fold_probabilities(
             model.fit(features[rows[used]], targets[used], sample_weight=weights[used])
         out[np.ix_(judged, model.classes_)] = model.predict_proba(features[judged])
     return out
+
+
+def cached_probabilities(
+    texts: Sequence[str], labels: Sequence[Sequence[str]], classes: Sequence[str], *, seed: int, folder: Path
+) -> np.ndarray:
+    """`out_of_fold_probabilities`, kept in ``folder`` under a hash of its inputs: a resumed run does not refit."""
+    content = json.dumps([list(texts), [list(names) for names in labels], list(classes), seed])
+    path = folder / f"ngram-teacher-{hashlib.sha256(content.encode()).hexdigest()[:12]}.npy"
+    if path.is_file():
+        kept: np.ndarray = np.load(path, allow_pickle=False)
+        return kept
+    fitted = out_of_fold_probabilities(texts, labels, classes, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as stream:
+        np.save(stream, fitted)
+    os.replace(temporary, path)
+    return fitted
