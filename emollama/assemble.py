@@ -1,27 +1,27 @@
 """A model folder -> the parts of an analyzer, and the bridge between the analyzer's questions and the lean runtime.
 
-A folder holds ``tokenizer.json``, ``backbone/``, ``adapter/`` (optional, a PEFT folder), ``projectors.safetensors``,
-``face.safetensors``, ``voice.safetensors`` and ``calibration.json``; nano's lies inside the package. An adapter folder
-of one's own may bring ``projectors.safetensors`` and ``calibration.json``, which then replace the model's.
+Which files a folder holds is `emollama.checkpoint.load_assets`. An adapter folder of one's own may bring
+``projectors.safetensors`` and ``calibration.json``, which then replace the model's.
 transformers, peft and timm are not imported here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from emollama.analyze import Parts, PromptRow, Query, Recogniser
+from emollama.analyze import Parts, PromptRow, Query
 from emollama.calibration import Calibration
+from emollama.checkpoint import ModelAssets, load_assets
 from emollama.config import PRESETS
-from emollama.errors import CheckpointError, InputError, UnknownNameError
+from emollama.errors import CheckpointError, InputError
 from emollama.prompt import Renderer
 from emollama.runtime import Prefix, Row, Runtime, Sampling
 
-ASSETS = Path(__file__).parent / "assets"
 # Room in the cache for what follows a prefix, so that it does not have to grow.
 _RESERVE = 32
 
@@ -81,52 +81,31 @@ class RuntimeEngine:
         return self.runtime.decode(self.runtime.extend(prefix, 0, ids, reserve=max_new_tokens), sampling=sampling)
 
 
-def model_folder(model: str | Path) -> Path:
-    """Return the folder of a model that is embedded or given as a folder."""
-    path = Path(model)
-    if isinstance(model, str) and model in PRESETS:
-        path = ASSETS / model
-        if not path.is_dir():
-            raise CheckpointError(
-                f"the weights of {model!r} are not here; give the folder that holds them", field="model"
-            )
-        return path
-    if not path.is_dir():
-        raise UnknownNameError("model", str(model), PRESETS)
-    return path
-
-
 def load_parts(model: str | Path, *, adapter: str | Path | None = None, device: str = "cpu") -> Parts:
     """Load everything an `emollama.analyze.Analyzer` needs from a model folder (see the module) on a device."""
     from emollama.encoders.face import FaceEncoder
     from emollama.encoders.voice import VoiceEncoder
     from emollama.faces import track_faces
     from emollama.prosody import measure
+    from emollama.transcribe import load_transcriber
 
     place = _device(device)
-    folder = model_folder(model)
     own = None if adapter is None else Path(adapter)
-    if own is not None and not (own / "adapter_config.json").is_file():
-        raise CheckpointError(f"{own} is not an adapter folder: it holds no adapter_config.json", field="adapter")
-    lora = own or (folder / "adapter" if (folder / "adapter").is_dir() else None)
-
-    def of(name: str) -> Path:
-        return own / name if own is not None and (own / name).is_file() else folder / name
-
-    renderer = Renderer.load(folder / "tokenizer.json")
-    face = FaceEncoder.load(folder / "face.safetensors", device=str(place))
-    voice = VoiceEncoder.load(folder / "voice.safetensors")
+    assets = _assets(model, adapter=own)
+    renderer = Renderer.load(assets.tokenizer)
+    face = FaceEncoder.load(assets.face, device=str(place))
+    voice = VoiceEncoder.load(assets.voice)
     runtime = Runtime.load(
-        folder / "backbone",
-        projectors=of("projectors.safetensors"),
+        assets.backbone,
+        projectors=assets.projectors,
         widths={"face": face.token_width, "voice": voice.token_width},
         placeholder_ids={"face": renderer.face_placeholder_id, "voice": renderer.voice_placeholder_id},
-        adapter=lora,
+        adapter=assets.adapter,
         eos_ids=(renderer.stop_id,),
         device=place,
     )
     return Parts(
-        name=folder.name,
+        name=assets.name,
         adapter=None if own is None else own.name,
         renderer=renderer,
         engine=RuntimeEngine(runtime),
@@ -134,9 +113,17 @@ def load_parts(model: str | Path, *, adapter: str | Path | None = None, device: 
         voice=voice,
         measure_voice=measure,
         track_faces=track_faces,
-        calibration=Calibration.load(of("calibration.json")),
-        recogniser=_recogniser,
+        calibration=Calibration.load(assets.calibration),
+        recogniser=partial(load_transcriber, device=str(place)),
     )
+
+
+def _assets(model: str | Path, *, adapter: Path | None) -> ModelAssets:
+    if isinstance(model, str) and model in PRESETS and model != "nano" and not Path(model).is_dir():
+        raise CheckpointError(
+            f"the weights of {model!r} are not embedded; give the folder of a model in nano's layout", field="model"
+        )
+    return load_assets(model, adapter=adapter)
 
 
 def _device(name: str) -> torch.device:
@@ -149,7 +136,3 @@ def _device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"device is {name!r}; allowed: cpu, cuda, cuda:0, mps", field="device")
     return device
-
-
-def _recogniser(name: str) -> Recogniser:
-    raise InputError(f"asr is {name!r}; no recogniser of that name", field="asr")

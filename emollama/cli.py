@@ -138,7 +138,7 @@ def analyze(
     json: Annotated[bool, typer.Option("--json", help="Print JSON: one object, or a line for each of many.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print a CSV row for each clip.")] = False,
     transcript: Annotated[
-        str | None, typer.Option(help="The words of the clip, or a file with them (.txt, .srt, .vtt).")
+        str | None, typer.Option(help="The words of the clip, or a file with them (.txt, .srt, .vtt, .json).")
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="The labels to choose from, comma-separated, or a set's name such as mer.")
@@ -226,26 +226,23 @@ def _check_subtitles(path: Path, *, single: bool) -> None:
         raise InputError(f"--subtitles: the folder {path.parent} does not exist", field="subtitles")
 
 
+_TRANSCRIPT_SUFFIXES = (".txt", ".srt", ".vtt", ".json")
+
+
 def read_transcript(value: str | None, *, language: str | None = None) -> Transcript | None:
-    """Return the words given as text or as the name of a ``.txt``, ``.srt`` or ``.vtt`` file."""
+    """Return the words given as text, or as the name of a file that `emollama.transcribe` reads."""
     if value is None:
         return None
+    is_name = len(value) < 1024 and value.isprintable()
+    if is_name and Path(value).is_file():
+        from emollama.transcribe import read_transcript_file
+
+        return read_transcript_file(value, language=language)
+    if is_name and " " not in value.strip() and Path(value).suffix.lower() in _TRANSCRIPT_SUFFIXES:
+        raise InputError(f"the transcript {value} is not a file", field="transcript")
     from emollama.types import Transcript
 
-    text, suffix = value, ""
-    if len(value) < 1024 and "\n" not in value and Path(value).is_file():
-        suffix = Path(value).suffix.lower()
-        try:
-            text = Path(value).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read the transcript {value}: {_one_line(error)}", field="transcript") from error
-    elif Path(value).suffix.lower() in (".txt", ".srt", ".vtt") and " " not in value.strip():
-        raise InputError(f"the transcript {value} is not a file", field="transcript")
-    if suffix in (".srt", ".vtt"):
-        from emollama.subtitles import read_subtitles
-
-        return read_subtitles(text, language=language)
-    return Transcript(text=" ".join(text.split()), language=language, source="given")
+    return Transcript(text=" ".join(value.split()), language=language, source="given")
 
 
 def list_clips(paths: Sequence[str]) -> list[str]:
@@ -304,33 +301,37 @@ def _analyze_many(
     from json import dumps
 
     table = _CsvOut() if csv else None
-    failed = 0
+    num_new = num_old = failed = 0
     for path in _with_progress(items):
-        digest = ""
-        if path and path != "-":
-            with Path(path).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if done is not None and (path, digest) in done.rows:
-            failed += done.rows[path, digest]
-            continue
-        row: dict[str, Any] = {"path": path, "sha256": digest}
+        row: dict[str, Any] = {"path": path, "sha256": ""}
         analysis: Analysis | None = None
         try:
+            if path and path != "-":
+                with Path(path).open("rb") as file:
+                    row["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            key = (path, row["sha256"])
+            if done is not None and key in done.rows:
+                num_old += 1
+                failed += done.rows[key]
+                continue
             analysis = _analyze_one(analyzer, path or None, job)
             row.update(analysis.to_json_dict())
-        except EmoLlamaError as error:
+        except (EmoLlamaError, OSError) as error:
             failed += 1
             row["error"] = {"type": type(error).__name__, "message": _one_line(error)}
             typer.echo(f"error: {path}: {_one_line(error)}", err=True)
+        num_new += 1
         if output is not None:
-            with output.open("a", encoding="utf-8") as file:
-                file.write(dumps(row, ensure_ascii=False) + "\n")
+            with output.open("a", encoding="utf-8") as sink:
+                sink.write(dumps(row, ensure_ascii=False) + "\n")
         if json:
             typer.echo(dumps(row, ensure_ascii=False))
         elif table is not None:
             table.write(path, row)
         elif output is None and analysis is not None:
             _show(analysis, json=False, csv=False)
+    if output is not None:
+        typer.echo(f"{output}: {num_new} new, {num_old} already there, {failed} failed", err=True)
     return failed
 
 

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from emollama.labels import canonical
+from emollama.labels import NANO_LABELS, adjective, canonical
 from emollama.types import Analysis, Segment
 
 _COLOURS = {
@@ -51,7 +51,8 @@ def _verdict(analysis: Analysis) -> Text:
     if emotion.label is None:
         text = Text("nothing to judge", style="bold")
     else:
-        text = Text(f"appears {emotion.label}", style=f"bold {colour(emotion.label, list(emotion.scores))}")
+        word = adjective(emotion.label) if emotion.label in NANO_LABELS else emotion.label
+        text = Text(f"appears {word}", style=f"bold {colour(emotion.label, list(emotion.scores))}")
         text.append(f"  {emotion.confidence:.0%}", style="bold")
     if emotion.abstained and emotion.label is not None:
         text.append("  abstained: too unsure to claim", style="dark_orange")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emollama.errors import InputError
-from emollama.labels import canonical
+from emollama.labels import NANO_LABELS, adjective, canonical
 from emollama.types import FaceReadings, Segment
 
 
@@ -203,7 +203,8 @@ def _visible_end(segment: Segment) -> float:
 
 
 def _caption(segment: Segment) -> str:
-    text = f"face {segment.track}: appears {segment.label} ({segment.scores.get(segment.label, 0.0):.0%})"
+    word = adjective(segment.label) if segment.label in NANO_LABELS else segment.label
+    text = f"face {segment.track}: appears {word} ({segment.scores.get(segment.label, 0.0):.0%})"
     return text.replace("-->", "->").replace("&", "&amp;").replace("<", "&lt;")
 
 

@@ -111,7 +111,7 @@ def test_json_of_one_clip_is_one_object(stub, folder):
 def test_the_panel_shows_scores_timeline_evidence_and_reasons(stub, folder):
     result = run("analyze", folder / "a.mp4", stub=stub)
     assert result.exit_code == 0
-    for text in ("appears sadness", "70.0%", "happiness 2.0-4.0 s", "[red]so it looks[/red]", "[bold]bored",
+    for text in ("appears sad  70%", "70.0%", "happiness 2.0-4.0 s", "[red]so it looks[/red]", "[bold]bored",
                  "the face appears sad", "also: grief", "voice not used", "! No voice was heard"):  # fmt: skip
         assert text in result.stdout, text
 
@@ -157,7 +157,7 @@ def test_words_alone_and_standard_input(stub):
 def test_the_timeline_can_be_written_beside_the_answer(stub, folder, tmp_path, suffix):
     target = tmp_path / f"timeline{suffix}"
     assert run("analyze", folder / "a.mp4", "--json", "--subtitles", target, stub=stub).exit_code == 0
-    assert "sadness" in target.read_text()
+    assert "sad" in target.read_text()
 
 
 def test_csv_has_a_row_for_each_clip_and_its_scores(stub, folder):
@@ -187,7 +187,7 @@ def test_a_folder_gives_a_line_a_clip_and_failures_do_not_stop_it(stub, folder):
 def test_several_files_without_json_print_panels(stub, folder):
     result = run("analyze", folder / "a.mp4", folder / "inner" / "c.WAV", stub=stub)
     assert result.exit_code == 0
-    assert result.stdout.count("appears sadness") == 2
+    assert result.stdout.count("appears sad  70%") == 2
 
 
 def test_an_interrupted_batch_goes_on_where_it_stopped(stub, folder, tmp_path):
@@ -200,6 +200,7 @@ def test_an_interrupted_batch_goes_on_where_it_stopped(stub, folder, tmp_path):
     assert len(rows) == 3
     again = run("analyze", folder, "--output", output, stub=stub)
     assert again.exit_code == 1
+    assert "0 new, 3 already there, 1 failed" in again.stderr
     assert len(stub.calls) == 3
     retried = run("analyze", folder, "--output", output, "--retry-failed", stub=stub)
     assert retried.exit_code == 1
@@ -215,6 +216,22 @@ def test_a_changed_file_of_the_same_name_is_analysed_again(stub, folder, tmp_pat
     assert len(stub.calls) == 2
 
 
+def test_a_file_that_cannot_be_opened_is_a_row_too(stub, folder, monkeypatch):
+    real = Path.open
+
+    def refuse(self, *args, **options):
+        if self.name == "a.mp4":
+            raise PermissionError(13, "Permission denied")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    result = run("analyze", folder / "a.mp4", folder / "inner" / "c.WAV", "--json", stub=stub)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 1
+    assert "Permission denied" in rows[0]["error"]["message"]
+    assert rows[1]["emotion"]["label"] == "sadness"
+
+
 # ---- wrong input ----------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +245,7 @@ def test_a_changed_file_of_the_same_name_is_analysed_again(stub, folder, tmp_pat
         (["{clip}", "--json", "--csv"], "exclude"),
         (["{clip}", "{clip2}", "--transcript", "hello there"], "belongs to one clip"),
         (["{clip}", "--transcript", "none.srt"], "not a file"),
-        (["{clip}", "--transcript", "{latin}"], "cannot read the transcript"),
+        (["{clip}", "--transcript", "{latin}"], "is not UTF-8 text"),
         (["{clip}", "--output", "{tmp}/no/such.jsonl"], "does not exist"),
         (["{clip}", "--output", "{tmp}"], "is a folder"),
         (["{clip}", "--output", "{latin}"], "line 1 is not a row"),

@@ -96,7 +96,7 @@ def test_writers_tell_the_same_times_and_labels():
     assert float(table[1]["score_happiness"]) == rows[1]["scores"]["happiness"]
     srt, vtt = timeline.to_srt(found), timeline.to_vtt(found)
     assert srt.startswith("1\n00:00:00,000 --> 00:00:0")
-    assert "appears sadness" in srt
+    assert "face 4: appears sad (" in srt
     assert vtt.startswith("WEBVTT\n\n00:00:00.000 --> ")
     assert set(timeline.WRITERS) == {"json", "csv", "srt", "vtt"}
 
