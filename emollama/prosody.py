@@ -12,17 +12,19 @@ Everything is numpy and scipy on mono 16 kHz sound. Where the methods come from:
 
 Levels. *Pitch* is "low" below 120 Hz and "high" above 220 Hz, about the means of men's and of women's conversational
 speech (Baken & Orlikoff, Clinical Measurement of Speech and Voice, 2000): lower than the average man's is low for
-anybody, higher than the average woman's is high for anybody. *Rate* is low below 3.4 and high above 4.8 counted nuclei a second:
-read speech has about 4 to 6 syllables a second, of which the envelope merges about one in four unstressed ones. *Loudness* cannot be read from dBFS, which is the
-recorder's gain; it is judged by vocal effort, the balance of 1-5 kHz against 50-1000 Hz (alpha ratio), which rises
-when people raise their voice (Traunmüller & Eriksson, JASA 107, 2000). And a segment that departs clearly from the
-rest of its own clip (3 semitones, 5 dB, 1.5 syllables a second) moves one level in that direction.
+anybody, higher than the average woman's is high for anybody. *Rate* is low below 3.4 and high above 4.8 counted nuclei
+a second: read speech has about 4 to 6 syllables a second, of which the envelope merges about one in four. *Loudness*
+cannot be read from dBFS, which is the recorder's gain; it is judged by vocal effort, the balance of 1-5 kHz against
+50-1000 Hz (alpha ratio), which rises when people raise their voice (Traunmüller & Eriksson, JASA 107, 2000). And a
+segment that departs clearly from the rest of its own clip (3 semitones, 5 dB, 1.5 syllables a second) moves one level
+in that direction.
 
 What it does not know: who speaks, which words, and singing or music from speech.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
 
@@ -81,8 +83,8 @@ _UNVOICED_DESCRIPTORS = ("alpha_ratio_db", "hammarberg_db", "slope_500_1500", "c
 
 FUNCTIONAL_NAMES: tuple[str, ...] = (
     "pitch_mean_st", "pitch_std_st", "pitch_p10_st", "pitch_p50_st", "pitch_p90_st", "pitch_range_st",
-    "pitch_skew", "pitch_slope_st_per_s", "pitch_change_mean_st", "pitch_rise_mean", "pitch_rise_std", "pitch_fall_mean",
-    "pitch_fall_std", "pitch_final_st",
+    "pitch_skew", "pitch_slope_st_per_s", "pitch_change_mean_st", "pitch_rise_mean", "pitch_rise_std",
+    "pitch_fall_mean", "pitch_fall_std", "pitch_final_st",
     "loudness_std_db", "loudness_p10_db", "loudness_p90_db", "loudness_range_db", "loudness_skew",
     "loudness_slope_db_per_s", "loudness_change_mean_db", "loudness_rise_mean", "loudness_fall_mean",
     "loudness_final_db", "voiced_over_unvoiced_db",
@@ -99,8 +101,8 @@ class VoiceFrames:
     """Measurements every 10 ms: frame t is centred at ``t * 0.01`` seconds.
 
     ``loudness_db`` [T] RMS in dBFS; ``pitch_hz`` [T] the best F0 of every frame, meaningful where ``voiced`` [T] is
-    true; ``periodicity`` [T] 0 to 1; ``syllable_db`` [T] level of 300-3500 Hz; ``mfcc`` [T, 13]; ``harmonics`` [T] share of the power
-    above the first harmonic; ``descriptors`` name -> [T].
+    true; ``periodicity`` [T] 0 to 1; ``syllable_db`` [T] level of 300-3500 Hz; ``harmonics`` [T] share of the power
+    above the first harmonic; ``mfcc`` [T, 13]; ``descriptors`` name -> [T].
     """
 
     loudness_db: np.ndarray
@@ -206,17 +208,19 @@ def _silence(loudness_db: np.ndarray) -> VoiceFrames:
         syllable_db=zeros,
         harmonics=zeros,
         mfcc=np.zeros((len(loudness_db), _NUM_MFCC), np.float32),
-        descriptors={name: zeros for name in _VOICED_DESCRIPTORS},
+        descriptors=dict.fromkeys(_VOICED_DESCRIPTORS, zeros),
     )
 
 
-def _blockwise(windows: np.ndarray, function) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+def _blockwise(
+    windows: np.ndarray, function: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
     parts = [function(windows[start : start + _BLOCK]) for start in range(0, len(windows), _BLOCK)]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
 def _pitch_candidates(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the deepest dips of YIN's normalised difference d' of windows [N, 768]: lags [N, K] in samples, d' [N, K]."""
+    """The deepest dips of YIN's normalised difference d' of windows [N, 768]: lags [N, K] in samples, d' [N, K]."""
     x = windows - windows.mean(1, keepdims=True)
     head = fft.rfft(x[:, :_INTEGRATION], _LONG)
     cross = fft.irfft(np.conj(head) * fft.rfft(x, _LONG), _LONG)[:, : _MAX_LAG + 1]
@@ -238,11 +242,12 @@ def _pitch_candidates(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     depth = np.minimum(dips, mid - 0.25 * (left - right) * offset)
     lags = best + 1 + np.clip(offset, -0.5, 0.5)
     there = dips < 9
-    return np.where(there, lags, _MAX_LAG).astype(np.float32), np.where(there, np.clip(depth, 0, 2), 9.0).astype(np.float32)
+    lags = np.where(there, lags, _MAX_LAG).astype(np.float32)
+    return lags, np.where(there, np.clip(depth, 0, 2), 9.0).astype(np.float32)
 
 
 def _choose_pitch(lags: np.ndarray, dips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Choose one candidate a frame: YIN's first deep dip, then twice the one that fits a running median: F0 [T], d' [T]."""
+    """Choose one candidate a frame: YIN's first deep dip, then what fits a running median: F0 [T], d' [T]."""
     octaves = np.log2(SAMPLE_RATE / lags)
     close = dips <= dips.min(1, keepdims=True) + 0.08
     choice = np.where(close & (dips < 9), lags, 1e9).argmin(1)
@@ -273,7 +278,7 @@ def _voicing(dip: np.ndarray, loudness_db: np.ndarray, level_db: float) -> np.nd
 def _spectral(power: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Shape of the power spectrum [T, 257]: descriptors and MFCC 1 to 13."""
     db = 10 * np.log10(power)
-    bands = {name: (_HZ >= low) & (_HZ < high) for name, (low, high) in _BANDS.items()}
+    bands = {name: _between(low, high) for name, (low, high) in _BANDS.items()}
     energy = {name: power[:, band].sum(1) for name, band in bands.items()}
     total = power.sum(1)
     cumulative = np.cumsum(power, axis=1)
@@ -305,6 +310,11 @@ _BANDS = {
     "500_1500": (500, 1500),
     "speech": (100, 5000),
 }
+
+
+def _between(low: float, high: float) -> np.ndarray:
+    """Mask [257] of the bins from ``low`` up to ``high`` Hz."""
+    return np.greater_equal(_HZ, low) & np.less(_HZ, high)
 
 
 def _slope(values: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -375,12 +385,11 @@ def find_voice(frames: VoiceFrames) -> tuple[tuple[int, int], ...]:
     """Return the stretches of speech as (first, last + 1) frames, padded by 60 ms; gaps under 0.4 s are bridged.
 
     A stretch is a voice when at least 0.12 s of it is voiced with one run of 0.07 s; when it has harmonics above the
-    first and most of its power below 4 kHz; and when it moves: a hum or a beep keeps its pitch and level, a voice does not.
+    first and most of its power below 4 kHz; and when it moves: a hum or a beep keeps its pitch and level.
     """
     labelled, count = ndimage.label(ndimage.binary_closing(np.pad(frames.voiced, 40), np.ones(40))[40:-40])
     spans = []
-    for number, (where,) in enumerate(ndimage.find_objects(labelled, count), start=1):
-        del number
+    for (where,) in ndimage.find_objects(labelled, count):
         if _is_voice(frames, where):
             spans.append((max(0, where.start - 6), min(len(frames), where.stop + 6)))
     merged: list[tuple[int, int]] = []
@@ -431,7 +440,7 @@ def _mask(spans: tuple[tuple[int, int], ...], length: int) -> np.ndarray:
 
 
 def syllable_frames(frames: VoiceFrames) -> tuple[np.ndarray, np.ndarray]:
-    """Return the frames of syllable nuclei and their prominence in dB: envelope peaks of 2 dB or more on voiced frames."""
+    """Return the frames of syllable nuclei, envelope peaks of 2 dB or more on voiced frames, and their prominence."""
     envelope = ndimage.gaussian_filter1d(frames.syllable_db, 2.5)
     floor = envelope[frames.voiced].max() - 25 if frames.voiced.any() else np.inf
     peaks, found = signal.find_peaks(envelope, prominence=2.0, distance=8, height=floor)
@@ -463,7 +472,9 @@ def _segments(
             }
         )
     weights = np.array([row["weight"] for row in rows])
-    usual = {key: float(np.average([row[key] for row in rows], weights=weights)) for key in ("pitch", "loudness", "rate")}
+    usual = {
+        key: float(np.average([row[key] for row in rows], weights=weights)) for key in ("pitch", "loudness", "rate")
+    }
     low_st, high_st = (12 * np.log2(hz) for hz in PITCH_LEVELS_HZ)
     segments = []
     for (start, end), row in zip(spans, rows, strict=True):

@@ -83,7 +83,7 @@ def decode(encoded: bytes, *, name: str) -> Audio:
 
 
 def prepare(data: Path, manifest: Path) -> int:
-    """Write the JSONL manifest (without boredom): name, speaker, sentence, label, seconds; return the number of rows."""
+    """Write the JSONL manifest (without boredom): name, speaker, sentence, label, seconds; return their number."""
 
     def rows() -> Iterator[dict[str, Any]]:
         for row in iterate(data):

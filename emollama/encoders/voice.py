@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from emollama.encoders.whisper import HOP, NUM_FFT, WhisperShape, WhisperShapedEncoder, mel_filters
@@ -93,6 +93,8 @@ class VoiceMember(nn.Module):
         self.register_buffer("mean", torch.zeros(num_functionals))
         self.register_buffer("std", torch.ones(num_functionals))
         self.encoder = WhisperShapedEncoder(config.encoder, dropout=dropout / 2)
+        # Where in the clip a sound is matters little here, and at full size positions drown an untrained stem.
+        self.encoder.positional_embedding.mul_(0.1)
         self.attention = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1))
         self.pooled = nn.Sequential(nn.LayerNorm(2 * width), nn.Dropout(dropout), nn.Linear(2 * width, num_labels))
         self.prosody = nn.Sequential(
@@ -107,7 +109,7 @@ class VoiceMember(nn.Module):
         return ((functionals - self.mean) / self.std).clamp(-CLIP_FUNCTIONALS, CLIP_FUNCTIONALS)
 
     def forward(self, mel: Tensor, functionals: Tensor, mask: Tensor | None = None) -> MemberOutput:
-        """``mel`` [B, 80, T], standardised ``functionals`` [B, F], ``mask`` [B, ceil(T / 2)] true where there is sound."""
+        """``mel`` [B, 80, T], standardised ``functionals`` [B, F], ``mask`` [B, ceil(T / 2)] true on sound."""
         frames = self.encoder(mel, mask)
         score = self.attention(frames)[..., 0]  # [B, T']
         if mask is not None:
@@ -211,7 +213,7 @@ class VoiceEncoder:
             k: (v if k.endswith(exact) else v.half()).contiguous().cpu() for k, v in self.members.state_dict().items()
         }
         partial = path.with_name(path.name + ".part")
-        save_file(state, partial)
+        partial.write_bytes(save(state))
         os.replace(partial, path)
         document = {
             "name": self.name,

@@ -49,7 +49,8 @@ class WhisperShape:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: 1 or more", field=name)
         if self.width % (2 * self.num_heads):
-            raise InputError(f"width is {self.width}; allowed: a multiple of 2 * num_heads ({2 * self.num_heads})", field="width")
+            allowed = f"a multiple of 2 * num_heads ({2 * self.num_heads})"
+            raise InputError(f"width is {self.width}; allowed: {allowed}", field="width")
 
 
 # ---- log-mel ------------------------------------------------------------------------------------------------------
@@ -86,7 +87,7 @@ def mel_power(samples: Tensor, *, num_mels: int = 80) -> Tensor:
 
 
 def log_mel(samples: Tensor, *, num_mels: int = 80) -> Tensor:
-    """Return Whisper's input features of samples [..., S]: [..., num_mels, S // 160], 80 dB deep, scaled to about [-1, 1]."""
+    """Return Whisper's input of samples [..., S]: [..., num_mels, S // 160], 80 dB deep, scaled to about [-1, 1]."""
     log = mel_power(samples, num_mels=num_mels).clamp(min=1e-10).log10()
     log = torch.maximum(log, log.amax(dim=(-2, -1), keepdim=True) - 8.0)
     return (log + 4.0) / 4.0
@@ -190,7 +191,7 @@ def encoder_from_whisper(checkpoint: Mapping[str, Any]) -> WhisperShapedEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """What one encoder pass gave: features [T, D] every 20 ms, and the words (``None`` when no speech was recognised)."""
+    """What one encoder pass gave: features [T, D] every 20 ms, and the words (``None``: no speech was recognised)."""
 
     features: Features
     transcript: Transcript | None
@@ -230,8 +231,8 @@ class WhisperEncoder:
                 whisper._download(official[name], str(file.parent), in_memory=False)
             elif not file.is_file():
                 raise DependencyError(
-                    f"the weights of Whisper {name!r} are not at {file}; allow their download (--asr whisper-{name} on the "
-                    "command line, download=True in Python), or put the file there, or give the transcript"
+                    f"the weights of Whisper {name!r} are not at {file}; allow their download (--asr whisper-{name} on "
+                    "the command line, download=True in Python), or put the file there, or give the transcript"
                 )
             elif hashlib.sha256(file.read_bytes()).hexdigest() != official[name].split("/")[-2]:
                 raise CheckpointError(f"{file} is damaged: its sha256 is not that of Whisper {name!r}; delete it")
@@ -240,7 +241,7 @@ class WhisperEncoder:
         return cls(_build(whisper, read_checkpoint(file), heads).to(device), name=f"whisper-{file.stem}")
 
     def hear(self, audio: Audio, *, language: str | None = None, transcribe: bool = True) -> Heard:
-        """Encode a sound once and, unless told not to, decode its words from the same features. Times are the clip's."""
+        """Encode a sound once and, unless told not to, decode its words from the same features."""
         whisper = _package()
         samples = torch.from_numpy(mono_16k(audio))
         device = next(self.model.parameters()).device
@@ -298,7 +299,7 @@ def _package() -> Any:
     try:
         import whisper
     except ImportError as error:
-        raise DependencyError("speech recognition needs the package openai-whisper: pip install openai-whisper") from error
+        raise DependencyError("speech recognition needs openai-whisper: pip install openai-whisper") from error
     return whisper
 
 

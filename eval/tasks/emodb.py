@@ -1,9 +1,9 @@
 """EmoDB: how well the voice model reads acted emotion in speech.
 
-`evaluate` scores a model on a Parquet table of EmoDB's columns: UAR (the mean recall of the six classes), WAR, macro-F1,
-calibration error. A model that was trained on those speakers says little by that; `cross_validated` scores the
-out-of-fold file of the recipe ``voice``, in which every recording was judged by networks that never heard its speaker.
-Boredom is left out of both.
+`evaluate` scores a model on a Parquet table of EmoDB's columns: UAR (the mean recall of the six classes), WAR,
+macro-F1, calibration error. A model that was trained on those speakers says little by that; `cross_validated` scores
+the out-of-fold file of the recipe ``voice``, in which every recording was judged by networks that never heard its
+speaker. Boredom is left out of both.
 """
 
 from __future__ import annotations

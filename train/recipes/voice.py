@@ -47,12 +47,12 @@ class VoiceOptions:
     copies: int = 10
     copies_seed: int = 1
     num_members: int = 3
-    width: int = 96
+    width: int = 64
     num_layers: int = 2
     num_heads: int = 4
     hidden: int = 64
     dropout: float = 0.4
-    crop_frames: int = 200
+    crop_frames: int = 160
     mixup: float = 0.5
     label_smoothing: float = 0.1
     contour_weight: float = 0.3
@@ -171,8 +171,7 @@ class Corpus:
             contours, values = stored["contours"], stored["functionals"]
         edges = np.concatenate([[0], np.cumsum(lengths)])
         flat = [
-            Copy(mel[:, a:b], contours[:, a:b], row)
-            for a, b, row in zip(edges[:-1], edges[1:], values, strict=True)
+            Copy(mel[:, a:b], contours[:, a:b], row) for a, b, row in zip(edges[:-1], edges[1:], values, strict=True)
         ]
         self.copies = [flat[i : i + options.copies] for i in range(0, len(flat), options.copies)]
 
@@ -209,7 +208,7 @@ def _write_copies(utterances: Sequence[emodb.Utterance], options: VoiceOptions, 
 
 
 class Batch(NamedTuple):
-    """``mel`` [B, 80, T], ``contours`` [B, 3, T], ``functionals`` [B, F] raw, ``targets`` [B], ``rows`` of the corpus [B]."""
+    """``mel`` [B, 80, T], ``contours`` [B, 3, T], ``functionals`` [B, F] raw, ``targets`` [B], corpus ``rows`` [B]."""
 
     mel: Tensor
     contours: Tensor
@@ -309,7 +308,7 @@ class VoiceTask:
 
     @torch.inference_mode()
     def out_of_fold(self, model: nn.Module, branch: str = "logits") -> np.ndarray:
-        """Log-probabilities [N, C] of every recording, from the fold that did not hear its speaker (NaN: no such fold)."""
+        """Log-probabilities [N, C] of every recording by the fold that did not hear its speaker (NaN: no such fold)."""
         result = np.full((len(self.corpus.names), len(self.model_config.labels)), np.nan, np.float32)
         by_fold: dict[tuple[str, ...], list[Trainee]] = {}
         for trainee in model.children():
@@ -320,10 +319,9 @@ class VoiceTask:
                 copy = self.corpus.clean(row)
                 mel = torch.from_numpy(copy.mel).float()[None, :, : 2 * self.model_config.encoder.num_positions]
                 values = torch.from_numpy(copy.functionals)[None]
-                logs = [
-                    F.log_softmax(getattr(t.member(mel, t.member.standardise(values)), branch)[0], dim=0) for t in trainees
-                ]
-                result[row] = F.log_softmax(torch.stack(logs).mean(0), dim=0).numpy()
+                outputs = [t.member(mel, t.member.standardise(values)) for t in trainees]
+                logs = torch.stack([F.log_softmax(getattr(output, branch)[0], dim=0) for output in outputs])
+                result[row] = F.log_softmax(logs.mean(0), dim=0).numpy()
         return result
 
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -346,7 +344,7 @@ class VoiceTask:
         return figures
 
     def export(self, model: nn.Module, folder: Path) -> None:
-        """Write ``voice.safetensors`` + ``voice.json`` to ``folder``; ``oof.json``, ``functionals.npz`` to the run directory."""
+        """Write ``voice.safetensors``, ``voice.json`` to ``folder``; ``oof.json``, ``functionals.npz`` to the run."""
         labels = self.model_config.labels
         logs = self.out_of_fold(model)
         rows = self.rows[~np.isnan(logs[self.rows, 0])]
@@ -434,7 +432,7 @@ class _Epoch:
 
 
 def alter_spectra(mel: Tensor, generator: torch.Generator) -> Tensor:
-    """Other vocal tracts (a warped mel axis, as VTLP: Jaitly & Hinton, 2013), a tilt, and SpecAugment on mel [B, 80, T]."""
+    """Other vocal tracts (a warped mel axis: VTLP, Jaitly & Hinton, 2013), a tilt, SpecAugment; mel [B, 80, T]."""
     B, M, T = mel.shape
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
