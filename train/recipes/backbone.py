@@ -368,10 +368,10 @@ class BackboneTask:
         centres = torch.linspace(-1, 1, NUM_BUCKETS)
         asked = self.renderer.token_id("<|affect|>")
         prompts = [[*self.renderer.modalities(transcript=sentence.text), asked] for sentence in sentences]
-        valence = next_token_logits(model, prompts, self.sets["valence"].tolist()).softmax(-1) @ centres
+        valence = (next_token_logits(model, prompts, self.sets["valence"].tolist()).softmax(-1) * centres).sum(-1)
         nearest = (valence[:, None] - centres).abs().argmin(1)
         prompts = [[*ids, int(self.sets["valence"][k])] for ids, k in zip(prompts, nearest, strict=True)]
-        arousal = next_token_logits(model, prompts, self.sets["arousal"].tolist()).softmax(-1) @ centres
+        arousal = (next_token_logits(model, prompts, self.sets["arousal"].tolist()).softmax(-1) * centres).sum(-1)
         figures["valence_pearson"] = metrics.pearson(np.array([s.valence for s in sentences]), valence.numpy())
         figures["arousal_pearson"] = metrics.pearson(np.array([s.arousal for s in sentences]), arousal.numpy())
         return figures
