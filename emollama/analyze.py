@@ -1,8 +1,7 @@
 """One clip end to end: decode -> faces -> encoders -> one prefill -> calibrated label -> evidence -> checked rationale.
 
-The modalities are prefilled once, as a batch of up to four rows: all of them, and each alone. The label scores, the
-open vocabulary and the affect buckets branch off that prefix, and so do the rationale and every further question. What
-each modality says alone tells whether they agree and which one led.
+The modalities are prefilled once (`emollama.judge`); the label, the open vocabulary, the rationale and every further
+question branch off that prefix.
 
 A rationale is checked against the cues it was given (`emollama.evidence.check_rationale`). One that fails is decoded
 again with sampling, and when that fails too it is replaced by the readings' own sentences, and the answer says so.
@@ -18,29 +17,26 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from emollama import evidence as ev
 from emollama import timeline as tl
-from emollama.calibration import Calibration
 from emollama.errors import EmoLlamaError, InputError
-from emollama.labels import CIRCUMPLEX, GOEMOTIONS_28, NANO_LABELS, canonical, parse_label_set
+from emollama.judge import Judge, Judgement, affect_of
+from emollama.labels import NANO_LABELS, parse_label_set
 from emollama.media import MediaLimits, read_clip
+from emollama.parts import Engine, Parts, PromptRow, Query, Recogniser, VoiceReader
 from emollama.prompt import (
     DEFAULT_QUESTION,
     MAX_TRANSCRIPT_TOKENS,
     NOTHING_TO_JUDGE,
     SOURCES,
     Cues,
-    Renderer,
     Slots,
     Source,
     WordsCue,
-    label_token,
 )
 from emollama.types import (
     Affect,
@@ -54,7 +50,6 @@ from emollama.types import (
     FaceSummary,
     FaceTrack,
     Features,
-    Frames,
     Modality,
     ModalityUse,
     Segment,
@@ -64,15 +59,16 @@ from emollama.types import (
     VoiceReadings,
 )
 
+__all__ = [
+    "Analyzer", "CancelledError", "Engine", "Parts", "PromptRow", "Query", "Understanding", "VoiceReader", "load",
+]  # fmt: skip
+
 MAX_RATIONALE_TOKENS = 192
 MAX_TRANSCRIPT_CHARACTERS = 20_000
 MAX_QUESTION_CHARACTERS = 2_000
-# Open vocabulary: a fine word is reported from this share of the 28 words' probability on; at most four are.
-OPEN_FROM, MAX_OPEN = 0.12, 4
 # Other faces than the main one get a timeline of their own, the most present first.
 MAX_TIMELINE_TRACKS = 4
 _ATTEMPTS = ((0.0, 0), (0.7, 1), (0.7, 2))  # (temperature, seed)
-_NUM_BUCKETS = 9
 
 
 _NOTHING = "There was no face, no voice and no words to judge, so no emotion is claimed."
@@ -80,81 +76,6 @@ _NOTHING = "There was no face, no voice and no words to judge, so no emotion is 
 
 class CancelledError(EmoLlamaError):
     """The caller's ``cancelled`` said that nobody waits for the answer any more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptRow:
-    """Token ids of one prompt and the features [T, D] that overwrite its placeholders, by stream."""
-
-    ids: list[int]
-    features: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Query:
-    """A question to every row of a prefix: after ``marker``, how likely is each of ``options`` (token ids)?"""
-
-    marker: Sequence[int]
-    options: Sequence[Sequence[int]]
-
-
-class Engine(Protocol):
-    """What the analyzer needs of a language model. A prefix is opaque; it holds B prefilled rows."""
-
-    def prefill(self, rows: Sequence[PromptRow]) -> Any: ...
-
-    def score(self, prefix: Any, queries: Sequence[Query]) -> list[np.ndarray]:
-        """Return, for each query, the summed log-likelihood of its options under every row: [B, len(options)]."""
-        ...
-
-    def generate(
-        self,
-        prefix: Any,
-        ids: Sequence[int],
-        *,
-        stop_id: int,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-        banned: frozenset[int],
-    ) -> Iterator[int]:
-        """Continue the first row by ``ids`` and yield new tokens up to, without, the stop token; none of ``banned``."""
-        ...
-
-
-class FaceReader(Protocol):
-    def read(self, crops: np.ndarray, times: np.ndarray, track_id: int) -> tuple[FaceReadings, Features]: ...
-
-
-class VoiceReader(Protocol):
-    def read(self, audio: Audio, readings: VoiceReadings) -> tuple[VoiceReadings, Features | None]: ...
-
-
-class Tracker(Protocol):
-    def __call__(self, frames: Frames, *, audio: Audio | None = None) -> tuple[FaceTrack, ...]: ...
-
-
-class Recogniser(Protocol):
-    """Audio -> words; ``None`` when nothing was said."""
-
-    def __call__(self, audio: Audio, *, language: str | None = None) -> Transcript | None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What an analyzer is made of. ``recogniser(name)`` gives the speech recogniser of that name."""
-
-    name: str
-    renderer: Renderer
-    engine: Engine
-    face: FaceReader
-    voice: VoiceReader
-    measure_voice: Callable[[Audio], VoiceReadings]
-    track_faces: Tracker
-    calibration: Calibration = field(default_factory=Calibration)
-    recogniser: Callable[[str], Recogniser] | None = None
-    adapter: str | None = None
-    languages: tuple[str, ...] = ("en",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +133,7 @@ class Analyzer:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self._lock = threading.Lock()
+        self._judge = Judge(parts.renderer, parts.engine, parts.calibration)
         self._recognisers: dict[str, Recogniser] = {}
         # Tokens of the prompt's structure and slots; an answer may hold only the slots that were measured.
         added = parts.renderer.tokenizer.get_added_tokens_decoder()
@@ -344,9 +266,9 @@ class Analyzer:
                     timings_ms=clock.total(),
                 )  # fmt: skip
             with clock.stage("prefill"):
-                judged = self._judge(used, asked or NANO_LABELS, clock)
+                judged = self._judge.judge(used, asked or NANO_LABELS)
                 segments = () if face is None else ev.segments_of(face)
-                quote = None if words is None else self._quote(words.text, judged.words_label)
+                quote = None if words is None else self._judge.quote(words.text, judged.words_label)
                 cues = self._cues(judged, clip, segments, voice, quote, present=tuple(used))
         items: dict[Modality, tuple[Evidence, ...]] = {
             "visual": () if face is None else ev.face_evidence(face, segments),
@@ -366,7 +288,7 @@ class Analyzer:
             cues=cues,
             prefix=judged.prefix,
             open_vocabulary=judged.open_vocabulary,
-            affect=_affect(face, judged),
+            affect=affect_of(face, judged),
             evidence=items,
             asked=asked,
             warnings=tuple(warnings),
@@ -423,86 +345,9 @@ class Analyzer:
                 found.append("The transcript is long: its beginning and its end were read, not its middle.")
         return found
 
-    # ---- judging -------------------------------------------------------------------------------------------------
-
-    def _judge(self, used: Mapping[Source, Any], asked: tuple[str, ...], clock: _Clock) -> _Judgement:
-        """Prefill all modalities and each alone in one batch, and score labels, open words and affect off it."""
-        renderer, calibration = self.parts.renderer, self.parts.calibration
-        subsets: list[tuple[Source, ...]] = [tuple(used)]
-        if len(used) > 1:
-            subsets += [(source,) for source in used]
-        prefix = self.parts.engine.prefill([self._row(used, subset) for subset in subsets])
-        clock.check()
-        label_marker, affect = [renderer.token_id("<|label|>")], renderer.token_id("<|affect|>")
-        valences = [renderer.token_id(f"<v{k}>") for k in range(_NUM_BUCKETS)]
-        arousals = [[renderer.token_id(f"<a{k}>")] for k in range(_NUM_BUCKETS)]
-        wants_affect = "face" not in used and "words" in used
-        queries = [
-            Query(marker=label_marker, options=renderer.label_ids(NANO_LABELS)),
-            Query(marker=label_marker, options=renderer.label_ids(asked)),
-            Query(
-                marker=[renderer.token_id("<|open|>")],
-                options=[[renderer.token_id(label_token(word))] for word in GOEMOTIONS_28],
-            ),
-        ]
-        if wants_affect:
-            queries.append(Query(marker=[affect], options=[[token] for token in valences]))
-            queries.extend(Query(marker=[affect, token], options=arousals) for token in valences)
-        scores = self.parts.engine.score(prefix, queries)
-
-        def calibrated(table: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
-            return [
-                calibration.probabilities(row, labels=names, present=subset)
-                for row, subset in zip(table, subsets, strict=True)
-            ]
-
-        native, answer = calibrated(scores[0], NANO_LABELS), calibrated(scores[1], asked)
-        best = int(answer[0].argmax())
-        confidence = float(answer[0][best])
-        alone = {subset[0]: row for subset, row in zip(subsets, range(len(subsets)), strict=True) if len(subset) == 1}
-        words_row = alone.get("words")
-        return _Judgement(
-            prefix=prefix,
-            emotion=Emotion(
-                label=asked[best],
-                confidence=confidence,
-                abstained=calibration.abstains(confidence, num_labels=len(asked)),
-                scores={name: float(p) for name, p in zip(asked, answer[0], strict=True)},
-            ),
-            native={name: float(p) for name, p in zip(NANO_LABELS, native[0], strict=True)},
-            words_label=None if words_row is None else NANO_LABELS[int(native[words_row].argmax())],
-            support={source: float(answer[row][best]) for source, row in alone.items()},
-            open_vocabulary=_open_words(scores[2][0]),
-            affect=_bucket_affect([table[0] for table in scores[3:]]) if wants_affect else None,
-        )
-
-    def _row(self, used: Mapping[Source, Any], subset: Sequence[Source]) -> PromptRow:
-        features = {source: used[source] for source in subset if source != "words"}
-        ids = self.parts.renderer.modalities(
-            face_tokens=len(features.get("face", ())),
-            voice_tokens=len(features.get("voice", ())),
-            transcript=used["words"] if "words" in subset else None,
-        )
-        return PromptRow(ids=ids, features={str(source): tokens for source, tokens in features.items()})
-
-    def _quote(self, text: str, label: str | None) -> ev.Quote | None:
-        """Find the words that carry what the words alone point to."""
-        assert label is not None
-        renderer, engine = self.parts.renderer, self.parts.engine
-        query = Query(marker=[renderer.token_id("<|label|>")], options=renderer.label_ids(NANO_LABELS))
-        column = NANO_LABELS.index(label)
-
-        def score(texts: Sequence[str]) -> np.ndarray:
-            rows = [PromptRow(ids=renderer.modalities(transcript=variant)) for variant in texts]
-            (table,) = engine.score(engine.prefill(rows), [query])
-            # among the labels only: a variant that is odd English must not look like a variant that says less
-            return table[:, column] - np.logaddexp.reduce(table, axis=1)
-
-        return ev.find_quote(text, score)
-
     def _cues(
         self,
-        judged: _Judgement,
+        judged: Judgement,
         clip: Clip,
         segments: Sequence[Segment],
         voice: VoiceReadings | None,
@@ -621,19 +466,6 @@ class Analyzer:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Judgement:
-    """What the one prefill told. ``support``: the probability each modality alone gives the answer."""
-
-    prefix: Any
-    emotion: Emotion
-    native: Mapping[str, float]
-    words_label: str | None
-    support: Mapping[Source, float]
-    open_vocabulary: tuple[str, ...]
-    affect: tuple[float, float] | None
-
-
 def _transcript(given: str | Transcript | None, *, language: str | None) -> Transcript | None:
     if isinstance(given, str):
         given = Transcript(text=" ".join(given.split()), language=language, source="given")
@@ -659,36 +491,6 @@ def _decode(source: Source_, *, name: str | None, transcript: Transcript | None,
             raise InputError("there is no clip and no transcript; give one of them", field="source")
         return Clip(name=name or "words", seconds=0.0, transcript=transcript)
     return read_clip(source, name=name, limits=limits or MediaLimits(), transcript=transcript)
-
-
-def _open_words(log_likelihoods: np.ndarray) -> tuple[str, ...]:
-    shares = np.exp(log_likelihoods - np.logaddexp.reduce(log_likelihoods))
-    order = np.argsort(-shares)[:MAX_OPEN]
-    return tuple(GOEMOTIONS_28[i] for i in order if shares[i] >= OPEN_FROM)
-
-
-def _bucket_affect(tables: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Expected valence and arousal from bucket log-likelihoods: valence first, then arousal under each valence."""
-    centres = np.linspace(-1.0, 1.0, _NUM_BUCKETS)
-    valence = np.exp(tables[0] - np.logaddexp.reduce(tables[0]))
-    arousal = [np.exp(row - np.logaddexp.reduce(row)) @ centres for row in tables[1:]]
-    return float(valence @ centres), float(valence @ np.array(arousal))
-
-
-def _affect(face: FaceReadings | None, judged: _Judgement) -> Affect:
-    """The face model's mean where there is a face, else what the words' buckets expect, else what the scores do."""
-    if face is not None:
-        valence, arousal, source = float(np.mean(face.valence)), float(np.mean(face.arousal)), "face"
-    elif judged.affect is not None:
-        (valence, arousal), source = judged.affect, "words"
-    else:
-        table = np.array([CIRCUMPLEX[canonical(name)] for name in judged.native])
-        valence, arousal = (float(x) for x in np.array(list(judged.native.values())) @ table)
-        source = "scores"
-    low, high = -1.0, 1.0
-    return Affect(
-        valence=round(min(max(valence, low), high), 4), arousal=round(min(max(arousal, low), high), 4), source=source
-    )
 
 
 def load(name: str | Path = "nano", *, adapter: str | Path | None = None, device: str = "cpu") -> Analyzer:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emollama.analyze import Parts, PromptRow, Query
 from emollama.calibration import Calibration
 from emollama.checkpoint import ModelAssets, load_assets
 from emollama.config import PRESETS
 from emollama.errors import CheckpointError, InputError
+from emollama.parts import Parts, PromptRow, Query
 from emollama.prompt import Renderer
 from emollama.runtime import Prefix, Row, Runtime, Sampling
 
@@ -27,7 +27,7 @@ _RESERVE = 32
 
 
 class RuntimeEngine:
-    """Answers the analyzer's queries (`emollama.analyze.Engine`) with a `Runtime`."""
+    """Answers the analyzer's queries (`emollama.parts.Engine`) with a `Runtime`."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime

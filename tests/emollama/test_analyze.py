@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import emollama
-from emollama.analyze import Analyzer, CancelledError, Parts, PromptRow, Query
+from emollama.analyze import Analyzer, CancelledError
 from emollama.calibration import Calibration
 from emollama.errors import InputError, UndecodableMediaError, UnsupportedMediaError
 from emollama.labels import EMODB_6, NANO_LABELS
+from emollama.parts import Parts, PromptRow, Query
 from emollama.prompt import NOTHING_TO_JUDGE, Renderer
 from emollama.types import (
     Audio,

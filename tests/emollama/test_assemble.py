@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import emollama
-from emollama.analyze import PromptRow, Query
 from emollama.assemble import RuntimeEngine, load_parts
 from emollama.backbones.lean import LeanLlama
 from emollama.backbones.llama import build_llama, save_llama
@@ -21,6 +20,7 @@ from emollama.config import LlamaShape
 from emollama.encoders.face import FACE_MODELS, FaceEncoder
 from emollama.encoders.voice import VoiceEncoder
 from emollama.errors import CheckpointError, InputError, UnknownNameError
+from emollama.parts import PromptRow, Query
 from emollama.projectors import build_projectors
 from emollama.prompt import Renderer
 from emollama.runtime import Runtime

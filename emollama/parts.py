@@ -1,0 +1,91 @@
+"""What an analyzer is made of: the protocols of its parts, and the record that holds them.
+
+Tests hand in stand-ins; `emollama.assemble` builds the real ones. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from emollama.calibration import Calibration
+from emollama.prompt import Renderer
+from emollama.types import Audio, FaceReadings, FaceTrack, Features, Frames, Transcript, VoiceReadings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRow:
+    """Token ids of one prompt and the features [T, D] that overwrite its placeholders, by stream."""
+
+    ids: list[int]
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """A question to every row of a prefix: after ``marker``, how likely is each of ``options`` (token ids)?"""
+
+    marker: Sequence[int]
+    options: Sequence[Sequence[int]]
+
+
+class Engine(Protocol):
+    """What the analyzer needs of a language model. A prefix is opaque; it holds B prefilled rows."""
+
+    def prefill(self, rows: Sequence[PromptRow]) -> Any: ...
+
+    def score(self, prefix: Any, queries: Sequence[Query]) -> list[np.ndarray]:
+        """Return, for each query, the summed log-likelihood of its options under every row: [B, len(options)]."""
+        ...
+
+    def generate(
+        self,
+        prefix: Any,
+        ids: Sequence[int],
+        *,
+        stop_id: int,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        banned: frozenset[int],
+    ) -> Iterator[int]:
+        """Continue the first row by ``ids`` and yield new tokens up to, without, the stop token; none of ``banned``."""
+        ...
+
+
+class FaceReader(Protocol):
+    def read(self, crops: np.ndarray, times: np.ndarray, track_id: int) -> tuple[FaceReadings, Features]: ...
+
+
+class VoiceReader(Protocol):
+    def read(self, audio: Audio, readings: VoiceReadings) -> tuple[VoiceReadings, Features | None]: ...
+
+
+class Tracker(Protocol):
+    def __call__(self, frames: Frames, *, audio: Audio | None = None) -> tuple[FaceTrack, ...]: ...
+
+
+class Recogniser(Protocol):
+    """Audio -> words; ``None`` when nothing was said."""
+
+    def __call__(self, audio: Audio, *, language: str | None = None) -> Transcript | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What an analyzer is made of. ``recogniser(name)`` gives the speech recogniser of that name."""
+
+    name: str
+    renderer: Renderer
+    engine: Engine
+    face: FaceReader
+    voice: VoiceReader
+    measure_voice: Callable[[Audio], VoiceReadings]
+    track_faces: Tracker
+    calibration: Calibration = field(default_factory=Calibration)
+    recogniser: Callable[[str], Recogniser] | None = None
+    adapter: str | None = None
+    languages: tuple[str, ...] = ("en",)
