@@ -81,10 +81,12 @@ ADJECTIVES: Mapping[str, str] = MappingProxyType(
     {
         "neutral": "neutral", "happiness": "happy", "surprise": "surprised", "sadness": "sad", "anger": "angry",
         "disgust": "disgusted", "fear": "afraid", "contempt": "contemptuous", "worry": "worried", "boredom": "bored",
-        "admiration": "admiring", "amusement": "amused", "annoyance": "annoyed", "approval": "approving", "caring": "caring",
+        "admiration": "admiring", "amusement": "amused", "annoyance": "annoyed", "approval": "approving",
+        "caring": "caring",
         "confusion": "confused", "curiosity": "curious", "desire": "full of desire", "disappointment": "disappointed",
         "disapproval": "disapproving", "embarrassment": "embarrassed", "excitement": "excited", "gratitude": "grateful",
-        "grief": "grief-stricken", "love": "loving", "nervousness": "nervous", "optimism": "optimistic", "pride": "proud",
+        "grief": "grief-stricken", "love": "loving", "nervousness": "nervous", "optimism": "optimistic",
+        "pride": "proud",
         "realization": "struck by a realization", "relief": "relieved", "remorse": "remorseful", "trust": "trusting",
         "anticipation": "expectant",
     }
@@ -101,7 +103,7 @@ CIRCUMPLEX: Mapping[str, tuple[float, float]] = MappingProxyType(
 
 
 def canonical(name: str) -> str:
-    """Return the project's noun for an emotion name: ``"Happy" -> "happiness"``; an unknown name comes back lower-cased."""
+    """Return the project's noun for an emotion name: ``"Happy" -> "happiness"``; others are only lower-cased."""
     key = " ".join(name.strip().lower().split())
     return ALIASES.get(key, key)
 

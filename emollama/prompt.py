@@ -220,7 +220,8 @@ class Renderer:
         if face_tokens:
             ids += [self.token_id("<|face|>"), *[self.face_placeholder_id] * face_tokens, self.token_id("<|/face|>")]
         if voice_tokens:
-            ids += [self.token_id("<|voice|>"), *[self.voice_placeholder_id] * voice_tokens, self.token_id("<|/voice|>")]
+            voice = [self.voice_placeholder_id] * voice_tokens
+            ids += [self.token_id("<|voice|>"), *voice, self.token_id("<|/voice|>")]
         if transcript is not None and transcript.strip():
             words = self.encode_untrusted(" ".join(transcript.split()))
             if len(words) > MAX_TRANSCRIPT_TOKENS:

@@ -33,7 +33,7 @@ class Frames:
 
 @dataclass(frozen=True, kw_only=True)
 class Audio:
-    """Mono sound: ``samples`` [S] float32 in [-1, 1] at ``sample_rate`` Hz; it starts ``start`` seconds into the clip."""
+    """Mono sound: ``samples`` [S] float32 in [-1, 1] at ``sample_rate`` Hz, from ``start`` seconds into the clip."""
 
     samples: np.ndarray
     sample_rate: int = 16_000
@@ -106,7 +106,7 @@ class FaceTrack:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceReadings:
-    """Expression over time of one track: ``times`` [T], ``probabilities`` [T, len(labels)], ``valence``/``arousal`` [T]."""
+    """Expression of one track: ``times`` [T], ``probabilities`` [T, len(labels)], ``valence`` and ``arousal`` [T]."""
 
     track_id: int
     times: np.ndarray

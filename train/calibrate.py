@@ -1,4 +1,4 @@
-"""Fit nano's calibration: a temperature and a bias for each subset of modalities, on validation data no stage trained on.
+"""Fit nano's calibration: a temperature and a bias for each subset of modalities, on data that no stage trained on.
 
 The shipped runtime itself gives the scores. Single modalities are fitted on the natural validation sets (even rows of
 FER+ valid and GoEmotions dev, the out-of-fold EmoDB recordings of one speaker whom the instruct stage left out),
@@ -67,11 +67,13 @@ def calibrate(options: CalibrateOptions) -> dict[str, Any]:
         }
         tables.append(probabilities[: options.draws])
         truths.append(truth[: options.draws])
-    report["reliability"]["all"] = {"after": dataclasses.asdict(cal.reliability(np.concatenate(tables), np.concatenate(truths)))}
+    overall = cal.reliability(np.concatenate(tables), np.concatenate(truths))
+    report["reliability"]["all"] = {"after": dataclasses.asdict(overall)}
     _write(Path(options.output), fitted.to_json_dict())
     _write(Path(options.log), report)
     for name, entry in report["reliability"].items():
-        logger.info("%s n %d accuracy %.3f ece %.3f", name, entry["after"]["count"], entry["after"]["accuracy"], entry["after"]["ece"])
+        after = entry["after"]
+        logger.info("%s n %d accuracy %.3f ece %.3f", name, after["count"], after["accuracy"], after["ece"])
     return report
 
 
@@ -96,9 +98,7 @@ def half(pools: Pools, parity: int) -> Pools:
     )
 
 
-def score(
-    analyzer: Analyzer, pools: Pools, options: CalibrateOptions
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def score(analyzer: Analyzer, pools: Pools, options: CalibrateOptions) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return ``{subset: (log-likelihoods [N, 8], truth [N])}`` for single modalities and composed subsets."""
     out = {
         "face": _score(

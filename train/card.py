@@ -19,7 +19,9 @@ _MEBI = 1024 * 1024
 
 def write_card(*, logs: Path = LOGS, assets: Path = Path("emollama/assets/nano"), plot: Path = PLOT) -> Path:
     """Render ``MODEL_CARD.md`` into ``assets`` and the reliability plot to ``plot``; a missing log names its command."""
-    reports = {name: _read(logs / f"{name}.json") for name in ("ferplus", "emodb", "goemotions", "composed", "calibration")}
+    reports = {
+        name: _read(logs / f"{name}.json") for name in ("ferplus", "emodb", "goemotions", "composed", "calibration")
+    }
     draw_reliability(reports["calibration"]["reliability"], plot)
     sizes = {path.name: path.stat().st_size for path in sorted(assets.rglob("*.safetensors"))}
     total = sum(path.stat().st_size for path in assets.rglob("*") if path.is_file())
@@ -172,6 +174,8 @@ def _recall_table(result: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise DatasetError(f"{path} is not there; write it with `emollama eval {path.stem} --json {path}`", field="logs")
+        raise DatasetError(
+            f"{path} is not there; write it with `emollama eval {path.stem} --json {path}`", field="logs"
+        )
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return document

@@ -1,8 +1,9 @@
 """The task behind the recipes ``align`` and ``instruct``: composed samples, a soft label and a dialogue.
 
 Loss = cross-entropy of the label token against the sample's target distribution, over a closed set that varies from
-sample to sample, + ``dialogue_weight`` times the mean cross-entropy of the answer's tokens. In ``align`` only the projectors are trained and there is no dialogue; in
-``instruct`` LoRA is trained beside them. Validation uses pictures, speakers and comments that neither has seen.
+sample to sample, + ``dialogue_weight`` times the mean cross-entropy of the answer's tokens. In ``align`` only the
+projectors are trained and there is no dialogue; in ``instruct`` LoRA is trained beside them. Validation uses
+pictures, speakers and comments that neither has seen.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ _TO_MER = {"fear": "worry"}
 class ComposedOptions:
     """What is composed and what is trained.
 
-    ``dialogue_share``: fraction of the samples that carry a dialogue; ``open_share``, ``fine_share``, ``mer_share``: that
-    ask for open words, for the fine labels, or for MER's six instead of nano's eight. ``distractor`` is the chance of
-    each other label to stand in the closed set as a wrong answer. ``alone_share``: samples of one modality only, with the class counts of their own data set.
-    ``drop_words``: at most this share of a comment's words is left out, at random, so that the backbone trusts a
-    comment it was trained on no more than a new one.
+    ``dialogue_share``: fraction of the samples that carry a dialogue; ``open_share``, ``fine_share``, ``mer_share``: of
+    those that ask for open words, for the fine labels, or for MER's six instead of nano's eight. ``distractor`` is the
+    chance of each other label to stand in the closed set as a wrong answer. ``alone_share``: samples of one modality
+    only, with the class counts of their own data set. ``drop_words``: at most this share of a comment's words is left
+    out, at random, so that the backbone trusts a comment it was trained on no more than a new one.
     """
 
     data: str = ""
@@ -78,7 +79,7 @@ class ComposedOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ComposedBatch:
-    """``label_at`` [B] index of the marker in each row; ``targets`` and ``asked`` (bool) [B, L] over the label tokens."""
+    """``label_at`` [B] the marker's index in a row; ``targets`` and ``asked`` (bool) [B, L] over the label tokens."""
 
     inputs: ModelBatch
     label_at: Tensor
@@ -139,7 +140,7 @@ class ComposedTask:
         backbone: nn.Module = load_llama(Path(options.backbone))
         for parameter in backbone.parameters():
             parameter.requires_grad_(False)
-        width = backbone.config.hidden_size  # type: ignore[union-attr]
+        width = int(backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
         if options.with_lora:
             settings = LoraSettings(rank=options.lora_rank, alpha=2.0 * options.lora_rank, dropout=0.05)
             backbone = attach_lora(backbone, settings, seed=self.config.seed)
@@ -200,7 +201,7 @@ class ComposedTask:
         return np.array([name in names for name in self.label_names])
 
     def _target(self, sample: Composed, closed: Sequence[str]) -> np.ndarray:
-        """The target [L] over a closed set: nano's eight as drawn, else translated; a comment's own fine labels count half."""
+        """The target [L] over a closed set: nano's eight as drawn, else translated; own fine labels count half."""
         target = np.zeros(len(self.label_names), np.float32)
         words = {GOEMOTIONS_28: _TO_FINE, MER_6: _TO_MER}.get(tuple(closed), {})
         for name, share in zip(NANO_LABELS, sample.target, strict=True):
@@ -312,7 +313,7 @@ class ComposedTask:
         assert isinstance(model, EmoLlama)
         model.save_projectors(folder / "projectors.safetensors", dtype=torch.float16)
         if self.options.with_lora:
-            save_lora(model.backbone, folder / "adapter", dtype=torch.float16)  # type: ignore[arg-type]
+            save_lora(model.backbone, folder / "adapter", dtype=torch.float16)
 
 
 class _Epoch:

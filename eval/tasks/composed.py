@@ -76,7 +76,8 @@ def evaluate(
     table, index = np.array(probabilities), np.array(truth)
     right = table.argmax(1) == index
     subsets = np.array(["+".join(subset) for _, subset in jobs])
-    accuracy = {"+".join(s): float(right[subsets == "+".join(s)].mean()) for s in SUBSETS if any(subsets == "+".join(s))}
+    names = ["+".join(subset) for subset in SUBSETS]
+    accuracy = {name: float(right[subsets == name].mean()) for name in names if any(subsets == name)}
     return {
         "model": analyzer.parts.name,
         "samples": len(jobs),

@@ -17,7 +17,9 @@ FACE = (
 )
 VOICE = VoiceCue(start=1.0, end=3.4, label="anger", pitch="high", loudness="medium", rate="low")
 WORDS = WordsCue(label="happiness", quote="so glad")
-CUES = Cues(label="happiness", confidence="high", face=FACE, voice=VOICE, words=WORDS, agreement="conflict", lead="face")
+CUES = Cues(
+    label="happiness", confidence="high", face=FACE, voice=VOICE, words=WORDS, agreement="conflict", lead="face"
+)
 
 
 @pytest.fixture(scope="module")

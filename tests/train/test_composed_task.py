@@ -24,7 +24,8 @@ from train.recipes import load_recipe
 
 TOKENIZER = Path("emollama/assets/nano/tokenizer.json")
 COMMENTS = {
-    "anger": "I hate this so much", "disgust": "that is revolting", "fear": "I am scared of it", "happiness": "I love it",
+    "anger": "I hate this so much", "disgust": "that is revolting", "fear": "I am scared of it",
+    "happiness": "I love it",
     "sadness": "I miss her", "surprise": "wow, really?", "neutral": "it is on the table",
 }  # fmt: skip
 FINE = {"happiness": "joy"}

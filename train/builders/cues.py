@@ -16,7 +16,8 @@ from emollama.prompt import MAX_FACE_CUES, SOURCES, Confidence, Cues, FaceCue, L
 _LEVELS: tuple[Level, ...] = get_args(Level)
 _CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
 SUBSETS: tuple[tuple[Source, ...], ...] = (
-    ("face",), ("voice",), ("words",), ("face", "voice"), ("face", "words"), ("voice", "words"), ("face", "voice", "words"),
+    ("face",), ("voice",), ("words",), ("face", "voice"), ("face", "words"), ("voice", "words"),
+    ("face", "voice", "words"),
 )  # fmt: skip
 
 

@@ -91,7 +91,10 @@ class Composer:
         opinions: dict[Source, np.ndarray] = {}
         targets: dict[Source, np.ndarray] = {}
 
-        face_tokens, face_cues, still, face_rows = None, (), False, ()
+        face_tokens: np.ndarray | None = None
+        face_cues: tuple[FaceCue, ...] = ()
+        face_rows: tuple[int, ...] = ()
+        still = False
         if "face" in subset:
             still = rng.random() < self.mix.still
             face_tokens, face_cues, opinions["face"], targets["face"], face_rows = self._face(rng, told["face"], still)
@@ -149,7 +152,9 @@ class Composer:
         if len(stretches) == 2:
             main = max(total // 2 + 1, total - rng.randint(1, max(1, total // 2))) if total > 2 else 1
             lengths = [main, total - main] if stretches[0] == label else [total - main, main]
-        tokens, rows, spans = [], [], []
+        tokens: list[np.ndarray] = []
+        rows: list[int] = []
+        spans: list[tuple[int, int]] = []
         seconds = rng.uniform(1.5, 12.0)
         for name, length in zip(stretches, lengths, strict=True):
             picks = [rng.choice(self._rows["face", name].tolist()) for _ in range(1 if rng.random() < 0.5 else 3)]
@@ -157,7 +162,7 @@ class Composer:
             spans.append((len(rows), len(rows) + length))
             rows += chosen
             tokens += [pool.tokens[row] for row in chosen]
-        cues = []
+        cues: list[FaceCue] = []
         for start, end in spans:
             if end > start:
                 mean = pool.probabilities[rows[start:end]].mean(0)

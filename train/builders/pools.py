@@ -25,7 +25,7 @@ VALIDATION_SPEAKERS = ("15", "16")
 
 @dataclass(frozen=True, kw_only=True)
 class FacePool:
-    """N pictures: ``tokens`` [N, D] as the face encoder gives them, ``probabilities`` [N, 8], vote shares ``targets`` [N, 8]."""
+    """N pictures: ``tokens`` [N, D] of the face encoder, ``probabilities`` [N, 8], vote shares ``targets`` [N, 8]."""
 
     tokens: np.ndarray
     probabilities: np.ndarray
@@ -54,7 +54,7 @@ class VoicePool:
 
 @dataclass(frozen=True, kw_only=True)
 class WordsPool:
-    """N comments: their fine labels, and the share of each Ekman class among them as ``targets`` [N, 8] over NANO_LABELS."""
+    """N comments: fine labels, and the share of each Ekman class among them as ``targets`` [N, 8] over NANO_LABELS."""
 
     texts: tuple[str, ...]
     fine: tuple[tuple[str, ...], ...]
@@ -82,7 +82,9 @@ def face_pool(data: Path, split: str, *, encoder: Path, cache: Path) -> FacePool
     return FacePool(tokens=tokens, probabilities=np.exp(tokens[:, -len(NANO_LABELS) :]), targets=pictures.targets)
 
 
-def voice_pool(data: Path, *, run: Path, speakers: tuple[str, ...] | None = None, but: tuple[str, ...] = ()) -> VoicePool:
+def voice_pool(
+    data: Path, *, run: Path, speakers: tuple[str, ...] | None = None, but: tuple[str, ...] = ()
+) -> VoicePool:
     """Read EmoDB (no boredom) with the out-of-fold opinions that the voice recipe left in its run folder ``run``."""
     from emollama import prosody
     from emollama.datasets import emodb
@@ -142,5 +144,5 @@ def classes_of(subset: tuple[str, ...]) -> tuple[str, ...]:
 def _save(path: Path, **arrays: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part.npz")
-    np.savez(temporary, **arrays)
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
