@@ -29,7 +29,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsEntry:
-    """Published weights. ``repo`` on the Hugging Face Hub at ``revision``, ``files`` -> sha256 (``None``: as the hub says).
+    """Published weights: ``repo`` on the Hugging Face Hub at ``revision``, ``files`` -> sha256 or ``None`` (the hub's).
 
     ``pickle_note`` is set when the authors published only pickles: what they are and how one gets safetensors of them.
     """
@@ -132,7 +132,7 @@ class Hub(Protocol):
     """What is needed of huggingface_hub; tests give their own."""
 
     def fetch(self, repo: str, filename: str, *, revision: str, is_local: bool) -> Path | None:
-        """Return the local path of a file; ``is_local`` never touches the network and gives ``None`` when it is absent."""
+        """Return a file's local path; with ``is_local`` only from the cache, ``None`` when it is not there."""
 
     def stated_sha256(self, repo: str, filenames: Sequence[str], *, revision: str) -> Mapping[str, str]:
         """Return the sha256 that the hub states for large files."""
@@ -155,7 +155,8 @@ class HuggingFaceHub:
             return Path(hf_hub_download(repo, filename, revision=revision, local_files_only=is_local))
         except GatedRepoError as error:
             raise DependencyError(
-                f"{repo} asks for its licence to be accepted: do so at https://huggingface.co/{repo}, then `hf auth login`"
+                f"{repo} asks for its licence to be accepted: do so at https://huggingface.co/{repo}, "
+                "then `hf auth login`"
             ) from error
         except OfflineModeIsEnabled as error:
             raise DependencyError(
@@ -172,7 +173,8 @@ class HuggingFaceHub:
         from huggingface_hub import HfApi
 
         found = HfApi().get_paths_info(repo, list(filenames), revision=revision)
-        return {entry.path: entry.lfs.sha256 for entry in found if getattr(entry, "lfs", None)}
+        stated = ((entry.path, getattr(entry, "lfs", None)) for entry in found)  # a folder, or a small file, has none
+        return {path: lfs.sha256 for path, lfs in stated if lfs}
 
 
 def resolve_weights(name: str, *, folder: Path | None = None, download: bool = False, hub: Hub | None = None) -> Path:
@@ -204,9 +206,9 @@ def resolve_weights(name: str, *, folder: Path | None = None, download: bool = F
     if missing and not download:
         gate = " after its licence is accepted there" if entry.is_gated else ""
         raise DependencyError(
-            f"the weights of {name!r} are not here ({len(missing)} of {len(found)} files, {entry.gigabytes:g} GB in all, "
-            f"{entry.licence}); allow their download from https://huggingface.co/{entry.repo}{gate} (download=True), "
-            "or give the folder that holds them",
+            f"the weights of {name!r} are not here ({len(missing)} of {len(found)} files, {entry.gigabytes:g} GB in "
+            f"all, {entry.licence}); allow their download from https://huggingface.co/{entry.repo}{gate} "
+            "(download=True), or give the folder that holds them",
             field="weights",
         )
     if missing:
@@ -270,7 +272,7 @@ def write_manifest(folder: Path) -> Path:
 
 
 def verify_manifest(folder: Path) -> int:
-    """Compare a model folder with its ``sha256.json`` and return the number of files; a difference is named and raised."""
+    """Compare a model folder with its ``sha256.json`` and return the number of files; a difference is raised."""
     path = folder / MANIFEST
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no {MANIFEST}", field="model")

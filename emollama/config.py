@@ -299,7 +299,9 @@ NANO = ModelConfig(
     backbone_weights="nano",
     lora=LoraSettings(rank=16, alpha=32.0, dropout=0.05, targets=LORA_TARGETS),
     encoders=(
-        EncoderConfig(kind="face", reads="face", streams=("face",), weights="nano"),
+        EncoderConfig(
+            kind="face", reads="face", streams=("face",), weights="nano", options={"model": "nano-face"}
+        ),
         EncoderConfig(kind="voice", reads="audio", streams=("voice",), weights="nano"),
     ),
     streams=(
@@ -331,14 +333,19 @@ EMOLLAMA_8B = ModelConfig(
     encoders=(
         EncoderConfig(
             kind="clip", reads="frames", streams=("scene",), weights="clip-vit-l-14",
-            options={"architecture": "ViT-L-14", "pretrained": "openai", "grid": 4},
+            options={"architecture": "ViT-L-14-quickgelu", "grid": 4},
         ),
-        EncoderConfig(kind="hsemotion", reads="face", streams=("face",), weights="hsemotion-b0"),
-        EncoderConfig(kind="whisper", reads="audio", streams=("voice",), weights="whisper-large-v3"),
+        EncoderConfig(
+            kind="face", reads="face", streams=("face",), weights="hsemotion-b0", options={"model": "enet_b0_8_va_mtl"}
+        ),
+        EncoderConfig(
+            kind="whisper", reads="audio", streams=("voice",), weights="whisper-large-v3",
+            options={"model": "large-v3", "num_mels": 128, "width": 1280, "num_heads": 20, "num_layers": 32},
+        ),
     ),
     streams=(
         StreamConfig(name="scene", modality="visual", width=1024, max_tokens=136, placeholder="<|scene_token|>"),
-        StreamConfig(name="face", modality="visual", width=1290, max_tokens=16, placeholder="<|face_token|>"),
+        StreamConfig(name="face", modality="visual", width=1288, max_tokens=8, placeholder="<|face_token|>"),
         StreamConfig(
             name="voice", modality="audio", width=1280, max_tokens=64, placeholder="<|voice_token|>",
             projector=ProjectorConfig(kind="resampler", num_queries=64, num_heads=16, depth=2),
@@ -359,12 +366,7 @@ EMOTION_LLAMA_7B = ModelConfig(
     backbone_weights="llama-2-7b-chat",
     lora=LoraSettings(rank=64, alpha=16.0, dropout=0.05, targets=("q_proj", "v_proj")),
     encoders=(
-        EncoderConfig(
-            kind="eva", reads="frames", streams=("patches", "cls"), weights="eva-clip-g",
-            options={
-                "image_size": 448, "patch_size": 14, "width": 1408, "depth": 39, "num_heads": 16, "mlp_width": 6144,
-            },
-        ),
+        EncoderConfig(kind="eva", reads="frames", streams=("patches", "cls"), weights="eva-clip-g"),
         EncoderConfig(kind="face_mae", reads="face", streams=("face",), weights="face-mae"),
         EncoderConfig(kind="video_mae", reads="face", streams=("temporal",), weights="video-mae"),
         EncoderConfig(kind="hubert", reads="audio", streams=("audio",), weights="chinese-hubert-large"),

@@ -46,12 +46,11 @@ def attach_lora(backbone: nn.Module, settings: LoraSettings, *, seed: int | None
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with _quiet_about_transformers():
-        if seed is None:
-            return get_peft_model(backbone, config)
-        with torch.random.fork_rng(devices=[]):
+    is_meta = next(backbone.parameters()).is_meta  # then the pairs get no memory either
+    with _quiet_about_transformers(), torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
             torch.manual_seed(seed)
-            return get_peft_model(backbone, config)
+        return get_peft_model(backbone, config, low_cpu_mem_usage=is_meta)
 
 
 def read_adapter_config(folder: Path) -> LoraSettings:

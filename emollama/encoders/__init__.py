@@ -8,7 +8,13 @@ from types import MappingProxyType
 # name -> "module:Class"
 ENCODERS: Mapping[str, str] = MappingProxyType(
     {
+        "clip": "emollama.encoders.clip:ClipEncoder",
+        "eva": "emollama.encoders.eva:EvaEncoder",
         "face": "emollama.encoders.face:FaceEncoder",
+        "face_mae": "emollama.encoders.face_mae:FaceMaeEncoder",
+        "hubert": "emollama.encoders.hubert:HubertEncoder",
+        "text": "emollama.encoders.text:TextEncoder",
+        "video_mae": "emollama.encoders.video_mae:VideoMaeEncoder",
         "voice": "emollama.encoders.voice:VoiceEncoder",
         "whisper": "emollama.encoders.whisper:WhisperEncoder",
     }
