@@ -258,7 +258,7 @@ class Analyzer:
                 names = asked or NANO_LABELS
                 even = 1.0 / len(names)
                 return Understanding(
-                    clip=clip, tracks=tracks, readings=(), voice=voice, transcript=words,
+                    clip=clip, tracks=tracks, readings=(), voice=None, transcript=words,
                     emotion=Emotion(label=None, confidence=even, abstained=True, scores=dict.fromkeys(names, even)),
                     cues=None, prefix=None, open_vocabulary=(), affect=Affect(valence=None, arousal=None, source=None),
                     evidence={"visual": (), "audio": (), "text": ()}, asked=asked,
