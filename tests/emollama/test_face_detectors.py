@@ -83,7 +83,7 @@ class Network:
 
     size = (0, 0)
 
-    def setInputSize(self, size):  # noqa: N802
+    def setInputSize(self, size):
         self.size = size
 
     def detect(self, image):
