@@ -21,7 +21,7 @@ from emollama import calibration as cal
 from emollama.analyze import Analyzer, PromptRow, Query
 from emollama.labels import NANO_LABELS
 from train.builders.cues import SUBSETS
-from train.builders.instruct import Composed, Composer, Mix, Pools
+from train.builders.instruct import HIGH_FROM, MEDIUM_FROM, Composed, Composer, Mix, Pools
 from train.builders.pools import VALIDATION_SPEAKERS, FacePool, VoicePool, WordsPool, face_pool, voice_pool, words_pool
 from train.config import default_data_dir
 
@@ -52,9 +52,12 @@ def calibrate(options: CalibrateOptions) -> dict[str, Any]:
         voice=voice_pool(data, run=Path(options.voice_run), speakers=VALIDATION_SPEAKERS),
         words=words_pool(data, "dev"),
     )
+    if not Path(options.output).is_file():  # a model without a calibration does not load
+        _write(Path(options.output), cal.Calibration().to_json_dict())
     analyzer = Analyzer.load(options.model)
     fitting = score(analyzer, half(pools, 0), options)
     fitted = cal.fit(fitting, target_accuracy=options.target_accuracy)
+    fitted = dataclasses.replace(fitted, confidence_bands={"medium": MEDIUM_FROM, "high": HIGH_FROM})
     report: dict[str, Any] = {"fitted": fitted.to_json_dict(), "reliability": {}}
     held = score(analyzer, half(pools, 1), options)
     tables, truths = [], []

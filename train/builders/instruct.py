@@ -21,6 +21,8 @@ from train.builders.phrases import ask
 from train.builders.pools import FacePool, VoicePool, WordsPool, classes_of
 
 MAX_FACE_TOKENS = 8
+# From these confidences on a sentence may call a reading fairly sure, or confident.
+MEDIUM_FROM, HIGH_FROM = 0.55, 0.80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +237,7 @@ def strength(probability: float) -> Level:
 
 
 def band(confidence: float) -> Confidence:
-    return "low" if confidence < 0.55 else "medium" if confidence < 0.80 else "high"
+    return "low" if confidence < MEDIUM_FROM else "medium" if confidence < HIGH_FROM else "high"
 
 
 def _one_hot(label: str) -> np.ndarray:
