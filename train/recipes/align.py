@@ -17,6 +17,8 @@ def align() -> TrainConfig:
         learning_rate=1e-3,
         warmup_steps=40,
         weight_decay=0.01,
+        precision="bf16",
+        threads=2,
         monitor="nll:min",
         checkpoint_every_seconds=60.0,
     )

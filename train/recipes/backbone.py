@@ -89,14 +89,15 @@ class BackboneOptions:
 
 
 def backbone() -> TrainConfig:
-    """The shipped run: about 45 minutes on one CPU core with bfloat16."""
+    """Four epochs, about 30 minutes on one free CPU core with bfloat16."""
     return TrainConfig(
         recipe="backbone",
         run_dir="runs/backbone",
         task=BackboneOptions(),
-        epochs=5,
+        epochs=4,
         batch_size=64,
         learning_rate=1.5e-3,
+        min_learning_rate_ratio=0.1,
         warmup_steps=200,
         weight_decay=0.1,
         betas=(0.9, 0.98),
@@ -105,6 +106,7 @@ def backbone() -> TrainConfig:
         threads=1,
         monitor="macro_f1:max",
         export="best",
+        export_dir="emollama/assets/nano/backbone",
     )
 
 

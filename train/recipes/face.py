@@ -198,4 +198,5 @@ def face() -> TrainConfig:
         log_every_steps=49,
         monitor="accuracy:max",
         export="last",
+        export_dir="emollama/assets/nano",
     )
