@@ -24,8 +24,9 @@ from emollama import metrics
 from emollama.backbones.llama import load_llama
 from emollama.backbones.lora import attach_lora, save_lora
 from emollama.config import LoraSettings
+from emollama.encoders.voice import TOKEN_SCALE
 from emollama.errors import DatasetError
-from emollama.labels import GOEMOTIONS_28, MER_6, NANO_LABELS
+from emollama.labels import EMODB_6, GOEMOTIONS_28, MER_6, NANO_LABELS
 from emollama.model import EmoLlama, ModelBatch
 from emollama.projectors import build_projectors
 from emollama.prompt import SOURCES, Renderer
@@ -49,7 +50,9 @@ class ComposedOptions:
     those that ask for open words, for the fine labels, or for MER's six instead of nano's eight. ``distractor`` is the
     chance of each other label to stand in the closed set as a wrong answer. ``alone_share``: samples of one modality
     only, with the class counts of their own data set. ``drop_words``: at most this share of a comment's words is left
-    out, at random, so that the backbone trusts a comment it was trained on no more than a new one.
+    out, at random, so that the backbone trusts a comment it was trained on no more than a new one. ``voice_noise`` is
+    the deviation of the noise on the standardised functionals, which are left out altogether in ``voice_drop`` of the
+    samples: a few hundred recordings could otherwise be learned by heart from them.
     """
 
     data: str = ""
@@ -71,6 +74,8 @@ class ComposedOptions:
     distractor: float = 0.1
     alone_share: float = 0.25
     drop_words: float = 0.3
+    voice_noise: float = 2.0
+    voice_drop: float = 0.7
     mix: Mix = field(default_factory=Mix)
 
     def build(self, config: TrainConfig) -> ComposedTask:
@@ -165,6 +170,8 @@ class ComposedTask:
         sample = composer.draw(rng, **draw)
         if training and sample.transcript is not None:
             sample = dataclasses.replace(sample, transcript=_drop_words(sample.transcript, options.drop_words, rng))
+        if training and sample.voice_token is not None:
+            sample = dataclasses.replace(sample, voice_token=_blur_voice(sample.voice_token, options, rng))
         if not training:
             target, asked = self._target(sample, NANO_LABELS), self._mask(NANO_LABELS)
             ids, answer, label_at = dialogue(self.renderer, sample, rng)
@@ -349,3 +356,15 @@ def _drop_words(text: str, most: float, rng: Random) -> str:
     share = rng.uniform(0.0, most)
     kept = [word for word in words if rng.random() >= share]
     return " ".join(kept or words[:1])
+
+
+def _blur_voice(token: np.ndarray, options: ComposedOptions, rng: Random) -> np.ndarray:
+    """Jitter a voice token [D]: its log-probabilities a little, its functionals so that no recording is recognised."""
+    noise = np.random.default_rng(rng.getrandbits(63))
+    opinion, functionals = token[: len(EMODB_6)], token[len(EMODB_6) :]
+    opinion = opinion * rng.uniform(0.75, 1.25) + noise.normal(scale=0.3, size=opinion.shape)
+    opinion = opinion - np.logaddexp.reduce(opinion)
+    keep = float(rng.random() >= options.voice_drop)
+    blur = noise.normal(scale=options.voice_noise * TOKEN_SCALE, size=functionals.shape)
+    functionals = keep * (functionals + blur)
+    return np.concatenate((opinion, functionals)).astype(np.float32)

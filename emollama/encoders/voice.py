@@ -36,6 +36,11 @@ MAX_WINDOWS = 18  # of longer speech, windows spread evenly over it are heard
 CLIP_FUNCTIONALS = 4.0  # standard deviations
 
 
+# The functionals enter the token small: a few hundred recordings are known by heart from them before the projector has
+# learned to trust the log-probabilities, which generalise. An adapter with more voices can still make use of them.
+TOKEN_SCALE = 0.1
+
+
 @dataclass(frozen=True, kw_only=True)
 class VoiceConfig:
     """Sizes of the model; ``temperature`` divides the log-probabilities before they are normalised again."""
@@ -87,7 +92,7 @@ class VoiceMember(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: VoiceConfig, *, dropout: float = 0.0) -> None:
+    def __init__(self, config: VoiceConfig, *, dropout: float = 0.0, prosody_dropout: float = 0.0) -> None:
         super().__init__()
         width, num_labels, num_functionals = config.encoder.width, len(config.labels), len(config.functionals)
         self.register_buffer("mean", torch.zeros(num_functionals))
@@ -98,10 +103,10 @@ class VoiceMember(nn.Module):
         self.attention = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1))
         self.pooled = nn.Sequential(nn.LayerNorm(2 * width), nn.Dropout(dropout), nn.Linear(2 * width, num_labels))
         self.prosody = nn.Sequential(
-            nn.Dropout(dropout / 2),
+            nn.Dropout(prosody_dropout / 2),
             nn.Linear(num_functionals, config.hidden),
             nn.GELU(),
-            nn.Dropout(dropout),
+            nn.Dropout(prosody_dropout),
             nn.Linear(config.hidden, num_labels),
         )
 
@@ -226,7 +231,7 @@ class VoiceEncoder:
     def read(self, audio: Audio, readings: VoiceReadings) -> tuple[VoiceReadings, Features | None]:
         """Judge a sound that `prosody.measure` has measured; no voice gives the readings back and no features.
 
-        The token [1, C + F] is the log-probabilities and the standardised functionals.
+        The token [1, C + F] is the log-probabilities and the standardised functionals times `TOKEN_SCALE`.
         """
         if not readings.segments or readings.functionals is None:
             return readings, None
@@ -235,7 +240,7 @@ class VoiceEncoder:
         member = self.members[0]
         assert isinstance(member, VoiceMember)
         standardised = member.standardise(torch.from_numpy(readings.functionals)).numpy()
-        token = np.concatenate([log_probabilities, standardised])[None].astype(np.float32)
+        token = np.concatenate([log_probabilities, TOKEN_SCALE * standardised])[None].astype(np.float32)
         judged = dataclasses.replace(readings, labels=self.config.labels, probabilities=np.exp(log_probabilities))
         return judged, Features(encoder=self.name, tokens=token)
 

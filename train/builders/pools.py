@@ -88,6 +88,7 @@ def voice_pool(
     """Read EmoDB (no boredom) with the out-of-fold opinions that the voice recipe left in its run folder ``run``."""
     from emollama import prosody
     from emollama.datasets import emodb
+    from emollama.encoders.voice import TOKEN_SCALE
 
     path, measured = run / "oof.json", run / "functionals.npz"
     for file in (path, measured):
@@ -105,7 +106,7 @@ def voice_pool(
             continue
         opinion = opinions[clip.name]
         kept.append(clip)
-        tokens.append([*opinion, *functionals[clip.name]])
+        tokens.append([*opinion, *(TOKEN_SCALE * functionals[clip.name])])
         probabilities.append(np.exp(opinion))
         first, last = readings.segments[0], readings.segments[-1]
         spans.append((first.start, last.end))
