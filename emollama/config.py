@@ -132,7 +132,7 @@ class LlamaShape:
             rms_norm_eps=float(document.get("rms_norm_eps", 1e-6)),
             max_positions=int(document.get("max_position_embeddings", 2048)),
             tie_embeddings=bool(document.get("tie_word_embeddings", False)),
-            bos_token_id=int(document.get("bos_token_id") or 1),
+            bos_token_id=1 if document.get("bos_token_id") is None else int(document["bos_token_id"]),
             eos_token_ids=tuple(int(token) for token in eos_ids),
             pad_token_id=document.get("pad_token_id"),
         )

@@ -1,7 +1,7 @@
 """Strict reading and writing of tensors: safetensors only, every key accounted for, computed in the dtype asked for.
 
 A pickle (``.pt``, ``.pth``, ``.bin``, ...) runs code when it is opened, so it is refused by name; the message says
-which converter reads it when the user asks for that.
+what to do instead.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def refuse_pickle(path: Path) -> None:
     """Raise `CheckpointError` when ``path`` is named like a pickle."""
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise CheckpointError(
-            f"{path.name} is a pickle and is never opened as a checkpoint; convert it once with "
-            f"`emollama convert emotion-llama {path.name} OUT` (weights only) and load OUT",
+            f"{path.name} is a pickle, which can run code when it is opened, and is never opened as a checkpoint; "
+            "convert it to safetensors where you trust its source, and load that file",
             field="checkpoint",
         )
 
