@@ -215,7 +215,7 @@ def test_shards_are_read_as_one_and_must_be_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin", "x.pth"])
 def test_a_pickle_is_refused_by_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not opened")
-    with pytest.raises(CheckpointError, match=f"{name} is a pickle.*emollama convert"):
+    with pytest.raises(CheckpointError, match=f"{name} is a pickle.*safetensors"):
         read_tensors(tmp_path / name)
     with pytest.raises(CheckpointError, match="is a pickle"):
         read_folder(tmp_path)
