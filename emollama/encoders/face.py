@@ -212,7 +212,7 @@ class FaceEncoder:
     """Reads a track's crops: expression, valence and arousal over time, and at most eight tokens for the backbone."""
 
     def __init__(self, model: FaceModel, *, name: str, batch_size: int = 64, flip: bool = True) -> None:
-        self.model = model.eval()
+        self.model = model.eval().to(memory_format=torch.channels_last)  # about a seventh faster on a CPU
         self.config = model.config
         self.name = name
         self.batch_size = batch_size

@@ -53,11 +53,12 @@ def test_an_unknown_recipe_lists_the_known_ones():
 def test_the_face_recipe_trains_two_steps_and_what_it_exports_loads(tmp_path):
     write_ferplus(tmp_path / "data")
     arguments = ["face", "task.debug=true", "batch_size=8", "max_steps=2", "threads=0", f"run_dir={tmp_path / 'run'}"]
+    arguments.append(f"export_dir={tmp_path / 'export'}")  # the recipe itself writes into the package
     done = CliRunner().invoke(app, [*arguments, "--data", str(tmp_path / "data")])
     assert done.exit_code == 0, done.output
     assert "2 steps" in done.output
     assert "accuracy" in done.output
-    encoder = FaceEncoder.load(tmp_path / "run" / "export" / "face.safetensors")
+    encoder = FaceEncoder.load(tmp_path / "export" / "face.safetensors")
     assert encoder.embed(np.zeros((2, 60, 60, 3), np.uint8)).log_probabilities.shape == (2, 8)
 
 
