@@ -267,7 +267,7 @@ class Analyzer:
                 )  # fmt: skip
             with clock.stage("prefill"):
                 judged = self._judge.judge(used, asked or NANO_LABELS)
-                segments = () if face is None else ev.segments_of(face)
+                segments = () if face is None else ev.segments_of(face, until=clip.seconds)
                 quote = None if words is None else self._judge.quote(words.text, judged.words_label)
                 cues = self._cues(judged, clip, segments, voice, quote, present=tuple(used))
         items: dict[Modality, tuple[Evidence, ...]] = {
@@ -418,7 +418,10 @@ class Analyzer:
     def _assemble(
         self, seen: Understanding, rationale: str, warnings: Sequence[str], *, timeline: bool, clock: _Clock
     ) -> Analysis:
-        found = [s for readings in seen.readings for s in tl.segments(readings, labels=seen.asked)] if timeline else []
+        until = seen.clip.seconds
+        found = [
+            s for readings in seen.readings for s in tl.segments(readings, labels=seen.asked, until=until) if timeline
+        ]
         audio = seen.clip.audio
         return Analysis(
             id=f"ana_{uuid.uuid4().hex[:24]}",

@@ -300,9 +300,9 @@ def quote_span(transcript: Transcript, quote: Quote) -> tuple[float, float] | No
 # ---- putting together ---------------------------------------------------------------------------------------------
 
 
-def segments_of(readings: FaceReadings) -> tuple[Segment, ...]:
+def segments_of(readings: FaceReadings, *, until: float | None = None) -> tuple[Segment, ...]:
     """Return the main track's segments in the readings' own labels, as the evidence speaks of them."""
-    return timeline.segments(readings)
+    return timeline.segments(readings, until=until)
 
 
 def lead_of(final: str, verdicts: Mapping[Source, str], support: Mapping[Source, float]) -> Source | None:

@@ -71,11 +71,17 @@ def restrict(
 
 
 def segments(
-    readings: FaceReadings, *, labels: Sequence[str] | None = None, options: TimelineOptions | None = None
+    readings: FaceReadings,
+    *,
+    labels: Sequence[str] | None = None,
+    options: TimelineOptions | None = None,
+    until: float | None = None,
 ) -> tuple[Segment, ...]:
     """Return the smoothed segments of one face track, in time order, that never overlap.
 
-    ``labels`` restricts the expressions to a caller's set where the readings can answer it (see `restrict`).
+    ``labels`` restricts the expressions to a caller's set where the readings can answer it (see `restrict`). The last
+    sample of a track stands for the time to the next one that would have been taken, but not beyond ``until`` seconds,
+    the clip's end; without it the last segment ends at the last sample.
     """
     options = options or TimelineOptions()
     times = np.asarray(readings.times, dtype=np.float64)
@@ -92,7 +98,10 @@ def segments(
         for first, last, label in runs:
             rows = part[first : last + 1]
             start = times[rows[0]] if first == 0 else (times[rows[0]] + times[rows[0] - 1]) / 2
-            end = times[rows[-1]] if last == len(part) - 1 else (times[rows[-1]] + times[rows[-1] + 1]) / 2
+            if last < len(part) - 1:
+                end = (times[rows[-1]] + times[rows[-1] + 1]) / 2
+            else:
+                end = times[rows[-1]] if until is None else max(times[rows[-1]], min(times[rows[-1]] + step, until))
             mean = smoothed[first : last + 1].mean(axis=0)
             mean = mean / mean.sum()
             found.append(

@@ -104,3 +104,10 @@ def test_writers_tell_the_same_times_and_labels():
 def test_options_out_of_range_name_the_field():
     with pytest.raises(InputError, match="min_seconds is -1"):
         timeline.TimelineOptions(min_seconds=-1)
+
+
+def test_the_last_sample_stands_until_the_next_but_not_beyond_the_clip():
+    read = readings("hhh", fps=5.0)
+    assert timeline.segments(read, until=5.0)[-1].end == pytest.approx(0.6)
+    assert timeline.segments(read, until=0.5)[-1].end == pytest.approx(0.5)
+    assert timeline.segments(read)[-1].end == pytest.approx(0.4)
