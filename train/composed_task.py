@@ -50,9 +50,10 @@ class ComposedOptions:
     those that ask for open words, for the fine labels, or for MER's six instead of nano's eight. ``distractor`` is the
     chance of each other label to stand in the closed set as a wrong answer. ``alone_share``: samples of one modality
     only, with the class counts of their own data set. ``drop_words``: at most this share of a comment's words is left
-    out, at random, so that the backbone trusts a comment it was trained on no more than a new one. ``voice_noise`` is
-    the deviation of the noise on the standardised functionals, which are left out altogether in ``voice_drop`` of the
-    samples: a few hundred recordings could otherwise be learned by heart from them.
+    out, at random, so that the backbone trusts a comment it was trained on no more than a new one. ``voice_jitter``
+    and ``voice_noise`` are the deviations of the noise on a voice's log-probabilities and on its standardised
+    functionals, which are left out altogether in ``voice_drop`` of the samples: a few hundred recordings could
+    otherwise be learned by heart.
     """
 
     data: str = ""
@@ -74,6 +75,7 @@ class ComposedOptions:
     distractor: float = 0.1
     alone_share: float = 0.25
     drop_words: float = 0.3
+    voice_jitter: float = 0.8
     voice_noise: float = 2.0
     voice_drop: float = 0.7
     mix: Mix = field(default_factory=Mix)
@@ -362,7 +364,7 @@ def _blur_voice(token: np.ndarray, options: ComposedOptions, rng: Random) -> np.
     """Jitter a voice token [D]: its log-probabilities a little, its functionals so that no recording is recognised."""
     noise = np.random.default_rng(rng.getrandbits(63))
     opinion, functionals = token[: len(EMODB_6)], token[len(EMODB_6) :]
-    opinion = opinion * rng.uniform(0.75, 1.25) + noise.normal(scale=0.3, size=opinion.shape)
+    opinion = opinion * rng.uniform(0.7, 1.3) + noise.normal(scale=options.voice_jitter, size=opinion.shape)
     opinion = opinion - np.logaddexp.reduce(opinion)
     keep = float(rng.random() >= options.voice_drop)
     blur = noise.normal(scale=options.voice_noise * TOKEN_SCALE, size=functionals.shape)

@@ -10,9 +10,9 @@ def align() -> TrainConfig:
     return TrainConfig(
         recipe="align",
         run_dir="runs/align",
-        task=ComposedOptions(with_lora=False, dialogue_share=0.0, open_share=0.0, samples=12_000),
+        task=ComposedOptions(with_lora=False, dialogue_share=0.0, open_share=0.0, samples=14_400),
         seed=11,
-        epochs=2,
+        epochs=1,
         batch_size=48,
         learning_rate=1e-3,
         warmup_steps=40,

@@ -13,9 +13,9 @@ def instruct() -> TrainConfig:
     return TrainConfig(
         recipe="instruct",
         run_dir="runs/instruct",
-        task=ComposedOptions(projectors="runs/align/export/projectors.safetensors", samples=24_000),
+        task=ComposedOptions(projectors="runs/align/export/projectors.safetensors", samples=12_000),
         seed=12,
-        epochs=1,
+        epochs=2,
         batch_size=32,
         learning_rate=1e-3,
         warmup_steps=80,
@@ -23,6 +23,7 @@ def instruct() -> TrainConfig:
         precision="bf16",
         threads=2,
         monitor="loss:min",
+        export="best",
         checkpoint_every_seconds=60.0,
         export_dir="emollama/assets/nano",
     )
