@@ -267,7 +267,7 @@ def _choose_pitch(lags: np.ndarray, dips: np.ndarray) -> tuple[np.ndarray, np.nd
 def _voicing(dip: np.ndarray, loudness_db: np.ndarray, level_db: float) -> np.ndarray:
     """Frames with a period: deep dips, spread to their less deep neighbours; runs under 30 ms are dropped."""
     floor_db = float(np.percentile(loudness_db, 5))
-    audible = loudness_db > max(level_db - 32, min(floor_db + 4, level_db - 12), _SILENCE_DBFS)
+    audible = loudness_db > max(level_db - 32, min(floor_db + 4, level_db - 12))
     core = (dip < 0.22) & audible
     voiced = ndimage.binary_propagation(core, mask=(dip < 0.42) & audible)
     voiced = ndimage.binary_closing(np.pad(voiced, 2), np.ones(3))[2:-2]
