@@ -162,7 +162,11 @@ def measure_frames(samples: np.ndarray) -> VoiceFrames:
 
     # Bring the clip to one level, so that what follows does not depend on the microphone's gain.
     scaled = (padded * np.float32(10 ** (-(level_db + 20) / 20))).astype(np.float32)
-    low = signal.sosfilt(_PITCH_BAND, scaled).astype(np.float32)
+    low = np.empty_like(scaled)
+    state = np.zeros((len(_PITCH_BAND), 2))
+    for start in range(0, len(scaled), _BLOCK * HOP):
+        part = slice(start, start + _BLOCK * HOP)
+        low[part], state = signal.sosfilt(_PITCH_BAND, scaled[part], zi=state)
     long = slice(_LONG - _LONG // 2, None, HOP)
     blocks = {
         "short": sliding_window_view(scaled, _WINDOW)[_LONG - _WINDOW // 2 :: HOP][:num_frames],
@@ -173,19 +177,13 @@ def measure_frames(samples: np.ndarray) -> VoiceFrames:
     pitch_hz, dip = _choose_pitch(lags, dips)
     voiced = _voicing(dip, loudness_db, level_db)
 
-    power = np.empty((num_frames, _FFT // 2 + 1), np.float32)
-    for start in range(0, num_frames, _BLOCK):
-        power[start : start + _BLOCK] = np.abs(fft.rfft(blocks["short"][start : start + _BLOCK] * _HANN, _FFT)) ** 2
-    power += 1e-6  # about 50 dB under the voice's spectrum
-    descriptors, mfcc = _spectral(power)
+    descriptors, mfcc = _spectral_descriptors(blocks["short"], pitch_hz)
     harmonic = _blockwise_pitch(blocks["long"], pitch_hz)
     descriptors["h1_h2_db"] = harmonic[0]
     descriptors["hnr_db"] = 10 * np.log10(np.clip(1 - dip, 0.01, 0.999) / np.clip(dip, 0.001, 0.99))
-    _formants(power, pitch_hz, descriptors)
     descriptors["jitter"] = _perturbation(1 / pitch_hz, relative=True)
-    peak_db = 20 * np.log10(np.abs(blocks["short"]).max(1) + 1e-4)
-    descriptors["shimmer_db"] = _perturbation(peak_db, relative=False)
-    syllable_db = 10 * np.log10(power[:, _SYLLABLE_BAND].sum(1))
+    descriptors["shimmer_db"] = _perturbation(descriptors.pop("peak_db"), relative=False)
+    syllable_db = descriptors.pop("syllable_db")
     return VoiceFrames(
         loudness_db=loudness_db,
         pitch_hz=pitch_hz,
@@ -273,6 +271,23 @@ def _voicing(dip: np.ndarray, loudness_db: np.ndarray, level_db: float) -> np.nd
     voiced = ndimage.binary_closing(np.pad(voiced, 2), np.ones(3))[2:-2]
     opened: np.ndarray = ndimage.binary_opening(np.pad(voiced, 3), np.ones(4))[3:-3]
     return opened & audible
+
+
+def _spectral_descriptors(windows: np.ndarray, pitch_hz: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Everything that is read off the spectra of windows [T, 400], block by block: name -> [T], and MFCC [T, 13]."""
+    parts: list[dict[str, np.ndarray]] = []
+    for start in range(0, len(windows), _BLOCK):
+        lead = min(start, 1)  # the flux wants the frame before
+        part = slice(start - lead, start + _BLOCK)
+        power = np.abs(fft.rfft(windows[part] * _HANN, _FFT)) ** 2 + np.float32(1e-6)  # 50 dB under the voice
+        columns, mfcc = _spectral(power)
+        _formants(power, pitch_hz[part], columns)
+        columns["peak_db"] = 20 * np.log10(np.abs(windows[part]).max(1) + 1e-4)
+        columns["syllable_db"] = 10 * np.log10(power[:, _SYLLABLE_BAND].sum(1))
+        columns["mfcc"] = mfcc
+        parts.append({name: column[lead:] for name, column in columns.items()})
+    joined = {name: np.concatenate([columns[name] for columns in parts]) for name in parts[0]}
+    return joined, joined.pop("mfcc")
 
 
 def _spectral(power: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -1,8 +1,8 @@
 """nano's voice branch: a few small Whisper-shaped encoders beside the prosody functionals, six emotions.
 
 A member hears the log-mel spectrum of the voiced stretches through a `WhisperShapedEncoder` with attention and
-statistics pooling (Okabe et al., Interspeech 2018) and reads the functionals through a small MLP; its logits are the
-sum of the two. The model is the mean of the members' log-probabilities, softened by a temperature fitted on
+statistics pooling (Okabe et al., Interspeech 2018) and reads the functionals through a small MLP; its logits are a
+weighted sum of the two. The model is the mean of the members' log-probabilities, softened by a temperature fitted on
 out-of-fold data. Input levels are taken relative to the clip's own, so the microphone's gain does not matter.
 
 It was trained on acted German (EmoDB, without boredom); it knows nothing of words or of who speaks.
@@ -35,6 +35,10 @@ WINDOW_FRAMES = 1000  # 10 s
 MAX_WINDOWS = 18  # of longer speech, windows spread evenly over it are heard
 CLIP_FUNCTIONALS = 4.0  # standard deviations
 
+# Formants are read off a linear-prediction envelope, which follows the harmonics of a high voice: their means are
+# usable, their spread and levels mostly say how high the voice is.
+_UNSURE = {f"f{i}_hz_std" for i in (1, 2, 3)} | {f"a{i}_db_{kind}" for i in (1, 2, 3) for kind in ("mean", "std")}
+
 
 # The functionals enter the token small: a few hundred recordings are known by heart from them before the projector has
 # learned to trust the log-probabilities, which generalise. An adapter with more voices can still make use of them.
@@ -43,15 +47,22 @@ TOKEN_SCALE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class VoiceConfig:
-    """Sizes of the model; ``temperature`` divides the log-probabilities before they are normalised again."""
+    """Sizes of the model.
+
+    The head reads ``prosody_inputs``, some of ``functionals`` (all of which go into the token). ``spectral_weight``
+    scales the logits of the encoder against those of the functionals, and ``temperature`` divides the
+    log-probabilities before they are normalised again.
+    """
 
     labels: tuple[str, ...] = EMODB_6
     functionals: tuple[str, ...] = FUNCTIONAL_NAMES
+    prosody_inputs: tuple[str, ...] = tuple(name for name in FUNCTIONAL_NAMES if name not in _UNSURE)
     encoder: WhisperShape = field(
         default_factory=lambda: WhisperShape(num_positions=WINDOW_FRAMES // 2, width=96, num_heads=4, num_layers=2)
     )
     num_members: int = 3
     hidden: int = 64
+    spectral_weight: float = 0.2
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -60,6 +71,11 @@ class VoiceConfig:
         for name in ("num_members", "hidden"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: 1 or more", field=name)
+        unknown = sorted(set(self.prosody_inputs) - set(self.functionals))
+        if unknown or not self.prosody_inputs:
+            raise InputError(
+                f"prosody_inputs has {unknown}; allowed: names of functionals, one or more", field="prosody_inputs"
+            )
         if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}; allowed: more than 0", field="temperature")
 
@@ -70,20 +86,17 @@ class VoiceConfig:
     @classmethod
     def from_json_dict(cls, document: Mapping[str, Any]) -> VoiceConfig:
         values = dict(document)
-        for name in ("labels", "functionals"):
+        for name in ("labels", "functionals", "prosody_inputs"):
             values[name] = tuple(values[name])
         return cls(**{**values, "encoder": WhisperShape(**values["encoder"])})
 
 
 class MemberOutput:
-    """Logits [B, C] of the spectrum and of the functionals, and the encoder's frames [B, T', D]."""
+    """``logits`` [B, C], those of the spectrum and of the functionals alone, and the encoder's frames [B, T', D]."""
 
-    def __init__(self, spectral: Tensor, prosodic: Tensor, frames: Tensor) -> None:
+    def __init__(self, *, spectral: Tensor, prosodic: Tensor, frames: Tensor, spectral_weight: float) -> None:
         self.spectral, self.prosodic, self.frames = spectral, prosodic, frames
-
-    @property
-    def logits(self) -> Tensor:
-        return self.spectral + self.prosodic
+        self.logits = prosodic + spectral_weight * spectral
 
 
 class VoiceMember(nn.Module):
@@ -102,9 +115,11 @@ class VoiceMember(nn.Module):
         self.encoder.positional_embedding.mul_(0.1)
         self.attention = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1))
         self.pooled = nn.Sequential(nn.LayerNorm(2 * width), nn.Dropout(dropout), nn.Linear(2 * width, num_labels))
+        self.columns = [config.functionals.index(name) for name in config.prosody_inputs]
+        self.spectral_weight = config.spectral_weight
         self.prosody = nn.Sequential(
-            nn.Dropout(prosody_dropout / 2),
-            nn.Linear(num_functionals, config.hidden),
+            nn.Dropout(0.3 * prosody_dropout),
+            nn.Linear(len(self.columns), config.hidden),
             nn.GELU(),
             nn.Dropout(prosody_dropout),
             nn.Linear(config.hidden, num_labels),
@@ -123,7 +138,8 @@ class VoiceMember(nn.Module):
         mean = (weight * frames).sum(1)
         variance = (weight * (frames - mean[:, None]) ** 2).sum(1)
         spectral = self.pooled(torch.cat([mean, (variance + 1e-5).sqrt()], dim=1))
-        return MemberOutput(spectral, self.prosody(functionals), frames)
+        prosodic = self.prosody(functionals[:, self.columns])
+        return MemberOutput(spectral=spectral, prosodic=prosodic, frames=frames, spectral_weight=self.spectral_weight)
 
 
 def spans_of(audio: Audio, readings: VoiceReadings) -> tuple[tuple[int, int], ...]:

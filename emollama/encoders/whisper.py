@@ -285,10 +285,13 @@ class WhisperEncoder:
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """Read an openai-whisper ``.pt`` with ``weights_only=True``; raises `CheckpointError` when it is not one."""
     import pickle
+    import struct
 
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (
+        pickle.UnpicklingError, struct.error, RuntimeError, EOFError, ValueError, LookupError, AttributeError,
+    ) as error:  # fmt: skip
         raise CheckpointError(f"{file} is not a readable Whisper checkpoint: {error}") from error
     if not isinstance(checkpoint, dict) or not {"dims", "model_state_dict"} <= set(checkpoint):
         raise CheckpointError(f"{file} is not a Whisper checkpoint: it lacks dims or model_state_dict")

@@ -50,13 +50,14 @@ class VoiceOptions:
     width: int = 64
     num_layers: int = 2
     num_heads: int = 4
-    hidden: int = 64
-    dropout: float = 0.4
-    crop_frames: int = 160
-    mixup: float = 0.5
+    hidden: int = 128
+    dropout: float = 0.1
+    prosody_dropout: float = 0.5
+    crop_frames: int = 100
+    mixup: float = 0.25
     label_smoothing: float = 0.1
-    contour_weight: float = 0.3
-    branch_weight: float = 0.5
+    contour_weight: float = 0.5
+    branch_weight: float = 1.0
     functional_noise: float = 0.2
     folds: tuple[tuple[str, ...], ...] = emodb.FOLDS
 
@@ -221,9 +222,9 @@ class Batch(NamedTuple):
 class Trainee(nn.Module):
     """A member, the speakers it does not hear, and a head for the contours that is not exported."""
 
-    def __init__(self, config: VoiceConfig, *, held_out: tuple[str, ...], dropout: float) -> None:
+    def __init__(self, config: VoiceConfig, *, held_out: tuple[str, ...], options: VoiceOptions) -> None:
         super().__init__()
-        self.member = VoiceMember(config, dropout=dropout)
+        self.member = VoiceMember(config, dropout=options.dropout, prosody_dropout=options.prosody_dropout)
         self.contours = nn.Linear(config.encoder.width, NUM_CONTOURS)
         self.held_out = held_out
 
@@ -250,7 +251,7 @@ class VoiceTask:
                 raise InputError(f"fold {held_out} leaves no speaker to train on", field="folds")
             values = np.concatenate([[c.functionals for c in self.corpus.copies[row]] for row in rows])
             for _ in range(self.options.num_members):
-                trainee = Trainee(self.model_config, held_out=held_out, dropout=self.options.dropout)
+                trainee = Trainee(self.model_config, held_out=held_out, options=self.options)
                 trainee.member.mean.copy_(torch.from_numpy(values.mean(0)))
                 trainee.member.std.copy_(torch.from_numpy(values.std(0) + 1e-4))
                 trainees.append(trainee)
@@ -316,7 +317,7 @@ class VoiceTask:
             by_fold.setdefault(trainee.held_out, []).append(trainee)
         for held_out, trainees in by_fold.items():
             for row in np.flatnonzero(np.isin(self.corpus.speakers, held_out)):
-                copy = self.corpus.clean(row)
+                copy = self.corpus.clean(int(row))
                 mel = torch.from_numpy(copy.mel).float()[None, :, : 2 * self.model_config.encoder.num_positions]
                 values = torch.from_numpy(copy.functionals)[None]
                 outputs = [t.member(mel, t.member.standardise(values)) for t in trainees]
@@ -462,9 +463,9 @@ def voice() -> TrainConfig:
         run_dir="runs/voice",
         export_dir="emollama/assets/nano",
         task=VoiceOptions(),
-        epochs=60,
+        epochs=40,
         batch_size=32,
-        learning_rate=1.5e-3,
+        learning_rate=3e-3,
         min_learning_rate_ratio=0.01,
         warmup_steps=50,
         weight_decay=0.05,
@@ -473,7 +474,7 @@ def voice() -> TrainConfig:
         threads=1,
         device="cpu",
         log_every_steps=33,
-        validate_every_epochs=5,
+        validate_every_epochs=10,
         monitor="uar:max",
         export="last",
     )
