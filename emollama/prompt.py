@@ -141,6 +141,11 @@ def label_word(label: str) -> str:
     return labels.ADJECTIVES[name] if name in labels.NANO_LABELS else LABEL_SLOT
 
 
+def longest(face: Sequence[FaceCue]) -> FaceCue:
+    """The stretch that counts as what the face says by itself."""
+    return max(face, key=lambda cue: cue.end - cue.start)
+
+
 def label_token(name: str) -> str:
     return f"<label:{name}>"
 
@@ -155,7 +160,8 @@ def render_cues(cues: Cues) -> str:
             where = " picture" if cues.still else f" <t{slot}><t{slot + 1}>"
             slot += 0 if cues.still else 2
             spans.append(f"{label_word(cue.label)} {cue.strength}{where}")
-        parts.append("face " + ", ".join(spans))
+        mostly = "" if len(cues.face) == 1 else f"mostly {label_word(longest(cues.face).label)}: "
+        parts.append(f"face {mostly}" + ", ".join(spans))
     if cues.voice is not None:
         voice = cues.voice
         levels = f"pitch {voice.pitch} loudness {voice.loudness} rate {voice.rate}"

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from emollama import metrics
 from emollama.backbones.llama import load_llama
 from emollama.backbones.lora import attach_lora, save_lora
-from emollama.config import LoraSettings
+from emollama.config import LORA_TARGETS, LoraSettings
 from emollama.encoders.voice import TOKEN_SCALE
 from emollama.errors import DatasetError
 from emollama.labels import EMODB_6, GOEMOTIONS_28, MER_6, NANO_LABELS
 from emollama.model import EmoLlama, ModelBatch
 from emollama.projectors import build_projectors
 from emollama.prompt import SOURCES, Renderer
-from train.builders.cues import SUBSETS
+from train.builders.cues import SUBSETS, random_cues
 from train.builders.instruct import Composed, Composer, Mix, Pools, dialogue
 from train.builders.pools import VALIDATION_SPEAKERS, face_pool, voice_pool, words_pool
 from train.config import TrainConfig, default_data_dir
@@ -46,7 +46,8 @@ _TO_MER = {"fear": "worry"}
 class ComposedOptions:
     """What is composed and what is trained.
 
-    ``dialogue_share``: fraction of the samples that carry a dialogue; ``open_share``, ``fine_share``, ``mer_share``: of
+    ``dialogue_share``: fraction of the samples that carry a dialogue; ``talk_share``: of dialogues over random cues and
+    nothing else, in which every kind of course over time occurs; ``open_share``, ``fine_share``, ``mer_share``: of
     those that ask for open words, for the fine labels, or for MER's six instead of nano's eight. ``distractor`` is the
     chance of each other label to stand in the closed set as a wrong answer. ``alone_share``: samples of one modality
     only, with the class counts of their own data set. ``drop_words``: at most this share of a comment's words is left
@@ -63,18 +64,19 @@ class ComposedOptions:
     backbone: str = f"{ASSETS}/backbone"
     projectors: str = ""
     cache: str = "runs/features"
-    lora_rank: int = 16
+    lora_rank: int = 32
     with_lora: bool = True
     samples: int = 20_000
     valid_samples: int = 700
-    dialogue_share: float = 0.6
+    dialogue_share: float = 0.7
+    talk_share: float = 0.4
     dialogue_weight: float = 1.0
     open_share: float = 0.1
     fine_share: float = 0.06
     mer_share: float = 0.06
     distractor: float = 0.1
     alone_share: float = 0.25
-    drop_words: float = 0.3
+    drop_words: float = 0.45
     voice_jitter: float = 0.8
     voice_noise: float = 2.0
     voice_drop: float = 0.7
@@ -149,7 +151,9 @@ class ComposedTask:
             parameter.requires_grad_(False)
         width = int(backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
         if options.with_lora:
-            settings = LoraSettings(rank=options.lora_rank, alpha=2.0 * options.lora_rank, dropout=0.05)
+            settings = LoraSettings(
+                rank=options.lora_rank, alpha=2.0 * options.lora_rank, dropout=0.05, targets=LORA_TARGETS
+            )
             backbone = attach_lora(backbone, settings, seed=self.config.seed)
         pools = self.train.pools
         widths = {"face": pools.face.tokens.shape[1], "voice": pools.voice.tokens.shape[1]}
@@ -167,6 +171,8 @@ class ComposedTask:
     def row(self, composer: Composer, rng: Random, *, training: bool, **draw: Any) -> Row:
         """Draw one sample and write it as ids."""
         options = self.options
+        if training and rng.random() < options.talk_share * options.dialogue_share:
+            return self._talk(rng)
         if training and rng.random() < options.alone_share:
             draw["subset"] = (rng.choice(SOURCES),)
         sample = composer.draw(rng, **draw)
@@ -198,6 +204,18 @@ class ComposedTask:
         else:
             ids, answer, label_at = dialogue(self.renderer, sample, rng)
         return Row(ids=ids, answer=answer, label_at=label_at, target=target, asked=asked, sample=sample)
+
+    def _talk(self, rng: Random) -> Row:
+        """A dialogue over random cues; it teaches no label."""
+        cues = random_cues(rng)
+        nothing = np.zeros(len(self.label_names), np.float32)
+        sample = Composed(
+            subset=(), emotion=cues.label, conflict=False, target=nothing[: len(NANO_LABELS)], face_tokens=None,
+            voice_token=None, transcript=None, cues=cues,
+        )  # fmt: skip
+        ids, answer, label_at = dialogue(self.renderer, sample, rng)
+        asked = np.zeros(len(self.label_names), bool)
+        return Row(ids=ids, answer=answer, label_at=label_at, target=nothing, asked=asked, sample=sample)
 
     def _prefix(self, sample: Composed) -> list[int]:
         return self.renderer.prefix(
@@ -272,7 +290,8 @@ class ComposedTask:
         rows = torch.arange(len(batch.label_at))
         logits = model.head(hidden[rows, batch.label_at]).float()[:, self.label_token_ids]  # [B, L]
         log_probabilities = logits.masked_fill(~batch.asked, -1e4).log_softmax(-1)
-        label_loss = -(batch.targets * log_probabilities).sum(-1).mean()
+        num_labelled = batch.asked.any(-1).sum().clamp_min(1)
+        label_loss = -(batch.targets * log_probabilities).sum() / num_labelled
         loss, figures = label_loss, {"label_loss": label_loss.item()}
         if batch.num_answers:
             assert batch.inputs.labels is not None

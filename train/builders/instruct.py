@@ -56,7 +56,7 @@ class Mix:
 
     conflict: float = 0.12
     still: float = 0.35
-    turn: float = 0.25
+    turn: float = 0.45
     flatten: float = 0.5
     abstain_below: float = 0.40
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
 
-from emollama.prompt import MAX_FACE_CUES, Cues, Source, label_word
+from emollama.prompt import MAX_FACE_CUES, Cues, Source, label_word, longest
 
 Answer = Callable[[Cues, Random], str]
 MAX_WHY_WORDS = 78
@@ -60,7 +60,7 @@ def _present(cues: Cues) -> list[Source]:
 
 
 def _face_clauses(cues: Cues, rng: Random, limit: int) -> list[str]:
-    """One clause for each of the ``limit`` longest stretches of the face, in time order, without capital or full stop."""
+    """One clause for each of ``limit`` stretches of the face, the last one and the first ones; no capital, no full stop."""
     if cues.still:
         cue = cues.face[0]
         return [
@@ -72,8 +72,8 @@ def _face_clauses(cues: Cues, rng: Random, limit: int) -> list[str]:
             )
         ]
     clauses: list[str] = []
-    by_length = sorted(range(len(cues.face)), key=lambda index: cues.face[index].start - cues.face[index].end)
-    kept = sorted(by_length[:limit])
+    count = len(cues.face)
+    kept = [*range(min(limit, count) - 1), count - 1]
     slots = _face_slots(cues)
     for index in kept:
         cue, (start, end) = cues.face[index], slots[index]
@@ -138,7 +138,7 @@ def _opinions(cues: Cues) -> dict[Source, str]:
     """What each present modality says by itself; for a face that changes, its longest stretch."""
     opinions: dict[Source, str] = {}
     if cues.face:
-        opinions["face"] = label_word(max(cues.face, key=lambda cue: cue.end - cue.start).label)
+        opinions["face"] = label_word(longest(cues.face).label)
     if cues.voice is not None:
         opinions["voice"] = label_word(cues.voice.label)
     if cues.words is not None:

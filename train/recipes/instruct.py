@@ -13,11 +13,11 @@ def instruct() -> TrainConfig:
     return TrainConfig(
         recipe="instruct",
         run_dir="runs/instruct",
-        task=ComposedOptions(projectors="runs/align/export/projectors.safetensors", samples=12_000),
+        task=ComposedOptions(projectors="runs/align/export/projectors.safetensors", samples=16_000),
         seed=12,
         epochs=2,
         batch_size=32,
-        learning_rate=1e-3,
+        learning_rate=1.2e-3,
         warmup_steps=80,
         weight_decay=0.0,
         precision="bf16",
