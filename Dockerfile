@@ -39,6 +39,6 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['EMOLLAMA_PORT'] + '/health', timeout=4)"]
+    CMD ["python", "-I", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['EMOLLAMA_PORT'] + '/health', timeout=4)"]
 ENTRYPOINT ["emollama"]
 CMD ["serve"]

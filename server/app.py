@@ -12,6 +12,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -24,6 +25,7 @@ from server.ingest import Inbox, UploadLimits
 from server.middleware import EdgeMiddleware
 from server.models import Load, ModelHost, ModelSpec, load_analyzer
 from server.routes import ROUTERS, docs
+from server.schemas.analysis import EXAMPLE
 from server.scratch import Scratch
 from server.settings import Settings
 
@@ -34,6 +36,21 @@ it rests on. An expression is not an inner state: the answers describe how someo
 
 Every error has the shape `{"error": {"message", "type", "param", "code"}}`. A clip is deleted when its answer is sent.
 """
+
+
+class _Service(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document with whole examples: the framework drops what is null in them."""
+        document = super().openapi()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                for answer in operation["responses"].values():
+                    content = answer.get("content", {}).get("application/json", {})
+                    for code, example in content.get("examples", {}).items():
+                        example["value"] = errors.envelope(code)
+        analyze = document["paths"]["/analyze"]["post"]["responses"]["200"]
+        analyze["content"]["application/json"]["example"] = EXAMPLE
+        return document
 
 
 def create_app(
@@ -71,12 +88,11 @@ def create_app(
             await gate.close()
             scratch.close()
 
-    app = FastAPI(
+    app = _Service(
         title="EmoLLaMA",
         version=__version__,
         description=_DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        root_path=settings.root_path,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

@@ -65,6 +65,7 @@ def server_config(settings: Settings) -> uvicorn.Config:
         create_app(settings),
         host=settings.host,
         port=settings.port,
+        root_path=settings.root_path,
         log_config=log_config(level=settings.log_level, style=settings.log_format),
         log_level=settings.log_level,
         access_log=False,

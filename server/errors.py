@@ -187,6 +187,12 @@ def from_library(exc: library.EmoLlamaError) -> ApiError:
     return ApiError(code, str(exc), param=param, headers=headers)
 
 
+def envelope(code: str) -> dict[str, dict[str, str | None]]:
+    """Return the example of a code as a client would get it."""
+    entry = CODES[code]
+    return {"error": {"message": entry.example, "type": entry.type, "param": entry.param, "code": code}}
+
+
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI's ``responses`` for these codes, one example a code, and the envelope for everything else."""
     documented: dict[int | str, dict[str, Any]] = {
@@ -202,8 +208,7 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
                 "content": {"application/json": {"examples": {}}},
             },
         )
-        error = {"message": entry.example, "type": entry.type, "param": entry.param, "code": code}
-        slot["content"]["application/json"]["examples"][code] = {"summary": entry.meaning, "value": {"error": error}}
+        slot["content"]["application/json"]["examples"][code] = {"summary": entry.meaning, "value": envelope(code)}
         if code == "busy":
             slot["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
     return documented

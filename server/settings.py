@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     max_upload_mb: float = Field(100.0, gt=0, description="Largest file of a request, in MiB.")
     max_seconds: float = Field(300.0, gt=0, description="Longest clip, in seconds.")
     max_field_kb: int = Field(64, ge=1, description="Largest text field of a request, in KiB.")
-    max_uploads: int = Field(32, ge=1, description="Uploads received at the same time; more are told to come back.")
+    max_uploads: int = Field(8, ge=1, description="Uploads received at the same time; more are told to come back.")
     upload_timeout_seconds: float = Field(120.0, gt=0, description="Time in which an upload must be complete.")
 
     concurrency: int = Field(2, ge=1, description="Clips analysed at the same time.")
