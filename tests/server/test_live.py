@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+
+from server.schemas.analysis import AnalysisOut
 
 HEAD = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
 TAIL = b"\r\n--B--\r\n"
@@ -107,33 +110,70 @@ def start_process(tmp_path: Path, *arguments: str) -> tuple[subprocess.Popen[byt
         stderr=subprocess.PIPE,
     )
     url = f"http://127.0.0.1:{port}"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while time.monotonic() < end and process.poll() is None:
         try:
-            assert httpx.get(f"{url}/health").status_code == 200
+            assert httpx.get(f"{url}/health", timeout=60).status_code == 200
         except httpx.TransportError:
             time.sleep(0.05)
         else:
             return process, url
-    raise AssertionError("the service did not start")
+    process.kill()
+    raise AssertionError(f"the service did not start: {process.communicate()[1].decode()}")
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     return [json.loads(line) for line in errors.decode().splitlines() if line]
 
 
 def test_a_process_with_an_unknown_model_lives_says_so_and_stops_cleanly(tmp_path: Path) -> None:
     process, url = start_process(tmp_path, "--model", "no-such-model")
-    end = time.monotonic() + 60
-    while (answer := httpx.get(f"{url}/ready")).json()["error"]["code"] == "not_ready" and time.monotonic() < end:
+    end = time.monotonic() + 300
+    while (answer := httpx.get(f"{url}/ready", timeout=60)).json()["error"][
+        "code"
+    ] == "not_ready" and time.monotonic() < end:
         time.sleep(0.1)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_load_failed")
-    refused = httpx.post(f"{url}/analyze", files={"file": ("a.mp4", b"clip")})
+    refused = httpx.post(f"{url}/analyze", files={"file": ("a.mp4", b"clip")}, timeout=60)
     assert refused.json()["error"]["code"] == "model_load_failed"
     lines = stop_process(process)
     assert process.returncode in (0, -signal.SIGTERM)
     assert list(tmp_path.iterdir()) == []
     assert any(line["message"] == "model could not be loaded" for line in lines)
     assert any(line["message"] == "request" and line["status"] == 503 for line in lines)
+
+
+def has_nano() -> bool:
+    folder = Path(__file__).resolve().parents[2] / "emollama/assets/nano"
+    return all(
+        (folder / name).is_file() for name in ("config.json", "backbone/model.safetensors", "projectors.safetensors")
+    )
+
+
+@pytest.mark.skipif(not has_nano(), reason="nano's weights are not here")
+def test_nano_answers_over_http(tmp_path: Path, media: Any) -> None:
+    clip = media.video(tmp_path / "clip.mp4")
+    process, url = start_process(tmp_path / "uploads")
+    try:
+        end = time.monotonic() + 300
+        while httpx.get(f"{url}/ready", timeout=60).status_code != 200 and time.monotonic() < end:
+            time.sleep(0.1)
+        with clip.open("rb") as file:
+            response = httpx.post(
+                f"{url}/analyze",
+                files={"file": ("clip.mp4", file)},
+                data={"transcript": "I am so happy, this is wonderful news!"},
+                timeout=300,
+            )
+        assert response.status_code == 200, response.text
+        answer = AnalysisOut.model_validate(response.json())
+        assert answer.model == "nano"
+        assert answer.modalities.text.used
+        assert sum(answer.emotion.scores.values()) == pytest.approx(1, abs=1e-4)
+        wrong = httpx.post(f"{url}/analyze", files={"file": ("notes.pdf", b"%PDF-1.7 no clip")}, timeout=60)
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (415, "unsupported_media")
+    finally:
+        stop_process(process)
+    assert list((tmp_path / "uploads").iterdir()) == []
