@@ -12,6 +12,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -36,6 +37,13 @@ it rests on. An expression is not an inner state: the answers describe how someo
 
 Every error has the shape `{"error": {"message", "type", "param", "code"}}`. A clip is deleted when its answer is sent.
 """
+
+
+def model_specs(settings: Settings) -> list[ModelSpec]:
+    """Return the names that requests may use: the model (a folder goes by its name, not its path) and its adapters."""
+    base = settings.model
+    specs = [ModelSpec(name=Path(base).name, base=base)]
+    return specs + [ModelSpec(name=name, base=base, adapter=path) for name, path in settings.adapters.items()]
 
 
 class _Service(FastAPI):
@@ -64,8 +72,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        specs = [ModelSpec(name=settings.model, base=settings.model)]
-        specs += [ModelSpec(name=name, base=settings.model, adapter=path) for name, path in settings.adapters.items()]
+        specs = model_specs(settings)
         scratch = Scratch(settings.temp_dir)
         gate = Gate(concurrency=settings.concurrency, queue_size=settings.queue_size)
         models = ModelHost(specs, load=load)

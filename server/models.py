@@ -86,8 +86,9 @@ class ModelHost:
     def describe(self, name: str) -> ModelOut:
         """Return a name's entry in `/v1/models`; the folder of an adapter is told without its path."""
         spec = self._spec(name)
-        root = spec.adapter.name if spec.adapter else spec.base
-        return ModelOut(id=spec.name, created=self._created, root=root, parent=spec.base if spec.adapter else None)
+        base = Path(spec.base).name
+        root = spec.adapter.name if spec.adapter else base
+        return ModelOut(id=spec.name, created=self._created, root=root, parent=base if spec.adapter else None)
 
     def describe_all(self) -> list[ModelOut]:
         """Return every name whose loading did not fail."""

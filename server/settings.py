@@ -37,7 +37,9 @@ class Settings(BaseSettings):
         (), description="Web origins that may call the service from a browser, comma-separated; none by default."
     )
 
-    model: str = Field("nano", min_length=1, description="Model that answers when a request names none.")
+    model: str = Field(
+        "nano", min_length=1, description="Model that answers when a request names none: a name, or a model's folder."
+    )
     device: str = Field("cpu", min_length=1, description='Torch device, such as "cpu" or "cuda:0".')
     adapters: Annotated[Mapping[str, Path], NoDecode] = Field(
         {}, description="LoRA adapters served beside the model, as name=folder pairs, comma-separated."

@@ -245,6 +245,20 @@ async def test_adapters_are_listed_with_their_parent_and_answer_by_name(service:
         assert (len(loaded["talk"].calls), len(loaded["nano"].calls)) == (1, 0)
 
 
+async def test_a_model_in_a_folder_goes_by_its_name(service: Any, analyzer_type: Any, eventually: Any) -> None:
+    loaded = []
+
+    def load(spec: Any) -> Any:
+        loaded.append(spec.base)
+        return analyzer_type()
+
+    async with service(load=load, model="/srv/models/mine", adapters="shop=/srv/shop") as s:
+        await eventually(lambda: len(s.app.state.models.names) == 2)
+        listed = (await s.client.get("/v1/models")).json()["data"]
+        assert [(m["id"], m["root"], m["parent"]) for m in listed] == [("mine", "mine", None), ("shop", "shop", "mine")]
+        assert loaded == ["/srv/models/mine"] * 2
+
+
 async def test_one_failed_adapter_leaves_the_others_alone(service: Any, analyzer_type: Any, eventually: Any) -> None:
     def load(spec: Any) -> Any:
         if spec.adapter:

@@ -147,9 +147,8 @@ def test_a_process_with_an_unknown_model_lives_says_so_and_stops_cleanly(tmp_pat
 
 def has_nano() -> bool:
     folder = Path(__file__).resolve().parents[2] / "emollama/assets/nano"
-    return all(
-        (folder / name).is_file() for name in ("config.json", "backbone/model.safetensors", "projectors.safetensors")
-    )
+    names = ("backbone/model.safetensors", "projectors.safetensors", "face.safetensors", "voice.safetensors")
+    return all((folder / name).is_file() for name in (*names, "calibration.json"))
 
 
 @pytest.mark.skipif(not has_nano(), reason="nano's weights are not here")
