@@ -116,7 +116,8 @@ SCORE_TASKS: Mapping[str, ScoreTask] = MappingProxyType(
             kind="wheel", primary="ew_level1", levels=(1,), source="OV-MERD+ of MER-UniBench: level-1 emotion-wheel F"
         ),
         "unibench_hit": ScoreTask(
-            kind="hit", primary="hit", source="basic emotions of MER-UniBench (AffectGPT, ICML 2025): hit rate at level 1"
+            kind="hit", primary="hit",
+            source="basic emotions of MER-UniBench (AffectGPT, ICML 2025): hit rate at level 1",
         ),
         "mosi": _sentiment("CMU-MOSI as in MERBench: WAF on non-zero"),
         "mosei": _sentiment("CMU-MOSEI as in MERBench: WAF on non-zero"),
@@ -142,7 +143,8 @@ SCORE_TASKS: Mapping[str, ScoreTask] = MappingProxyType(
             kind="action_units", primary="au_f1", labels=ACTION_UNITS, source="ABAW AU: mean of 12 binary F1"
         ),
         "abaw_emi": ScoreTask(
-            kind="intensities", primary="pearson", labels=INTENSITIES, source="ABAW EMI (Hume-Vidmimic2): mean Pearson r"
+            kind="intensities", primary="pearson", labels=INTENSITIES,
+            source="ABAW EMI (Hume-Vidmimic2): mean Pearson r",
         ),
         "goemotions": ScoreTask(
             kind="multilabel", primary="macro_f1", labels=GOEMOTIONS_28,
