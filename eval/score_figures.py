@@ -190,7 +190,7 @@ def score_series(
     def of_totals(totals: np.ndarray) -> np.ndarray:
         num = totals[:, -1:]
         mx, my, mxx, myy, mxy = (totals[:, k * size : (k + 1) * size] / num for k in range(5))
-        vx, vy, cxy = np.maximum(mxx - mx**2, 0), np.maximum(myy - my**2, 0), mxy - mx * my
+        vx, vy, cxy = _variance(mxx, mx), _variance(myy, my), mxy - mx * my
         below = vx + vy + (mx - my) ** 2
         found = {
             "ccc": np.where(below > 0, _ratio(2 * cxy, below, empty=1.0), 1.0),
@@ -208,6 +208,12 @@ def score_series(
     values["mse"] = float(((truth - predicted) ** 2).mean())
     sums = np.column_stack([x, y, x * x, y * y, x * y, np.ones(len(x))])
     return Scored(values=values, sums=sums, of_totals=of_totals, units=units)
+
+
+def _variance(mean_of_squares: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Biased variance; what is left of a constant after rounding is 0."""
+    found = mean_of_squares - mean**2
+    return np.where(found > 1e-13 * mean_of_squares, found, 0.0)
 
 
 # ---- words --------------------------------------------------------------------------------------------------------
