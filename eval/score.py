@@ -148,6 +148,8 @@ def score(
         from emollama.metrics import load_wheels
 
         context.wheels = load_wheels(wheel)
+        files["format"] = wheel / "format.csv"  # the one word list of which two generations are published
+        context.notes.append(f"the word lists hold {len(context.wheels.forms)} forms (MER2025: 7386, MER2026: 7356)")
     first = read_table(predictions, columns=columns_of(task, is_gold=False))
     second = None if against is None else read_table(against, columns=columns_of(task, is_gold=False))
     context.with_confidence = task.kind == "classes" and all(t.has("confidence") for t in (first, second) if t)

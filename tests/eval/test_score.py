@@ -338,6 +338,8 @@ def test_emotion_wheel_by_hand(tmp_path: Path, lists: Path) -> None:
     assert document["dropped_words"]["gold"]["num_dropped"] == 1
     assert document["counts"]["empty_predictions"] == 1
     notes = " ".join(document["notes"])
+    assert "the word lists hold 17 forms" in notes  # 8 words, 8 with -ly, lowish
+    assert document["files"]["format"]["name"] == "format.csv"
     assert "skipped; kept by wheel: [3, 3, 3, 3, 3]" in notes
     assert "1 of 5 predicted words are outside the word lists" in notes
 
