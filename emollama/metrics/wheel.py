@@ -4,8 +4,8 @@ Formulas and word lists of MERTools (``MER2025/MER2025_Track23/my_affectgpt/eval
 with a cleaned ``format.csv``: whichever file lies in the folder is used). The word lists are loaded from a path; none
 is shipped. Three maps, all lower-cased and stripped:
 
-- ``forms``: surface form -> raw words (``format.csv``: ``name``, ``format`` = comma list; a raw word is a form of itself),
-- ``synonyms``: raw word -> words that stand on a wheel (``synonym.xlsx``: ``word_runK``, ``synonym_runK``, 8 runs merged),
+- ``forms``: surface form -> raw words (``format.csv``: ``name``, ``format`` = comma list; a raw word is its own form),
+- ``synonyms``: raw word -> words on a wheel (``synonym.xlsx``: ``word_runK``, ``synonym_runK``, 8 runs merged),
 - ``sectors``: (wheel, level) -> word on the wheel -> sector (``wheelK.xlsx``: ``level1``, ``level2``, ``level3``; a
   blank cell inherits the row above; a word that stands in two sectors belongs to the one written last).
 
