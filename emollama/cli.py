@@ -32,6 +32,7 @@ _SUMMARIES = {
     "serve": "Serve /analyze and the OpenAI-compatible API.",
     "train": "Train a part of nano, or an adapter, by a recipe.",
     "eval": "Score a model on a benchmark.",
+    "score": "Score a file of predictions against a file of truth.",
     "bench": "Measure speed and where the time goes.",
 }
 MEDIA_SUFFIXES = frozenset(
