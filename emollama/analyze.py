@@ -28,6 +28,7 @@ from emollama.judge import Judge, Judgement, affect_of
 from emollama.labels import NANO_LABELS, parse_label_set
 from emollama.media import MediaLimits, read_clip
 from emollama.parts import Engine, Parts, PromptRow, Query, Recogniser, VoiceReader
+from emollama.phrases import KINDS, supported_answers
 from emollama.prompt import (
     DEFAULT_QUESTION,
     MAX_TRANSCRIPT_TOKENS,
@@ -68,6 +69,8 @@ MAX_TRANSCRIPT_CHARACTERS = 20_000
 MAX_QUESTION_CHARACTERS = 2_000
 # Other faces than the main one get a timeline of their own, the most present first.
 MAX_TIMELINE_TRACKS = 4
+# How many phrasings the decoder may choose among: rationales of one clip, and answers of each kind of question.
+_RATIONALES, _ANSWERS_OF_A_KIND = 64, 12
 _ATTEMPTS = ((0.0, 0), (0.7, 1), (0.7, 2))  # (temperature, seed)
 
 
@@ -386,20 +389,27 @@ class Analyzer:
     def _say(
         self, seen: Understanding, question: str, clock: _Clock, *, must_state: bool = True
     ) -> tuple[str, list[str]]:
-        """Decode an answer that passes its check; return it and what has to be said about how it came to be."""
+        """Decode an answer that passes its check; return it and what has to be said about how it came to be.
+
+        nano decodes within the answers that the cues support; another adapter's words are its own, and checked.
+        """
         cues, renderer = seen.cues, self.parts.renderer
         assert cues is not None
         assert seen.emotion.label is not None
         label_marker = renderer.token_id("<|label|>")
         ids = [label_marker, *renderer.followup(seen.emotion.label, cues, question)]
         banned = self._markers - {renderer.token_id(slot) for slot in Slots.of(cues).values} - {renderer.stop_id}
+        choices = None
+        if self.parts.adapter is None:
+            kinds, count = (("why",), _RATIONALES) if must_state else (tuple(KINDS), _ANSWERS_OF_A_KIND)
+            choices = [renderer.encode(text) for text in supported_answers(cues, kinds=kinds, count=count)]
         first: list[str] = []
         for temperature, seed in _ATTEMPTS:
             tokens = []
             with self._lock:
                 for token in self.parts.engine.generate(
                     seen.prefix, ids, stop_id=renderer.stop_id, max_new_tokens=MAX_RATIONALE_TOKENS,
-                    temperature=temperature, seed=seed, banned=banned,
+                    temperature=temperature, seed=seed, banned=banned, choices=choices,
                 ):  # fmt: skip
                     clock.check()
                     tokens.append(token)

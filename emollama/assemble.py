@@ -20,7 +20,7 @@ from emollama.config import PRESETS
 from emollama.errors import CheckpointError, InputError
 from emollama.parts import Parts, PromptRow, Query
 from emollama.prompt import Renderer
-from emollama.runtime import Prefix, Row, Runtime, Sampling
+from emollama.runtime import Prefix, Row, Runtime, Sampling, one_of
 
 # Room in the cache for what follows a prefix, so that it does not have to grow.
 _RESERVE = 32
@@ -73,10 +73,16 @@ class RuntimeEngine:
         temperature: float,
         seed: int,
         banned: frozenset[int] = frozenset(),
+        choices: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[int]:
         """Continue the first row by ``ids`` and yield new tokens up to, without, the stop token."""
         sampling = Sampling(
-            max_tokens=max_new_tokens, temperature=temperature, seed=seed, stop_ids=(stop_id,), banned=banned
+            max_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            stop_ids=(stop_id,),
+            banned=banned,
+            constraint=None if choices is None else one_of(choices, end=(stop_id,)),
         )
         return self.runtime.decode(self.runtime.extend(prefix, 0, ids, reserve=max_new_tokens), sampling=sampling)
 

@@ -51,8 +51,12 @@ class Engine(Protocol):
         temperature: float,
         seed: int,
         banned: frozenset[int],
+        choices: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[int]:
-        """Continue the first row by ``ids`` and yield new tokens up to, without, the stop token; none of ``banned``."""
+        """Continue the first row by ``ids`` and yield new tokens up to, without, the stop token; none of ``banned``.
+
+        With ``choices`` the tokens are those of one of these sequences, chosen token by token.
+        """
         ...
 
 

@@ -58,7 +58,9 @@ def calibrate(options: CalibrateOptions) -> dict[str, Any]:
     fitting = score(analyzer, half(pools, 0), options)
     fitted = cal.fit(fitting, target_accuracy=options.target_accuracy)
     few = {  # too few recordings for a bias of their own
-        name: cal.fit_subset(scores, truth, with_bias=False) for name, (scores, truth) in fitting.items() if len(truth) < 200
+        name: cal.fit_subset(scores, truth, with_bias=False)
+        for name, (scores, truth) in fitting.items()
+        if len(truth) < 200
     }
     fitted = dataclasses.replace(fitted, subsets={**fitted.subsets, **few})
     fitted = dataclasses.replace(fitted, confidence_bands={"medium": MEDIUM_FROM, "high": HIGH_FROM})

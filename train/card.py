@@ -74,7 +74,7 @@ strong model, and it says nothing about what anyone really feels.
 
 Nothing in these sets pairs a face with a voice or a sentence. The fusion stages join a picture, a recording and a comment
 of the same emotion, or on purpose of another. The rationales are made by a grammar of this project
-(`train/builders/phrases.py`) from readings measured on those samples. Valence and arousal of faces are not measured
+(`emollama/phrases.py`) from readings measured on those samples. Valence and arousal of faces are not measured
 either: they are the voters' expressions placed on Russell's circumplex (`emollama.labels.CIRCUMPLEX`).
 
 ## How it scores

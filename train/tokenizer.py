@@ -20,7 +20,7 @@ from emollama.datasets import emobank, goemotions, xed
 from emollama.errors import DatasetError
 from emollama.labels import GOEMOTIONS_28, NANO_LABELS
 from emollama.prompt import MARKERS, NUM_QUOTE_SLOTS, NUM_TIME_SLOTS, label_token
-from train.builders.phrases import iter_phrase_corpus
+from train.builders.cues import iter_phrase_corpus
 
 TIME_SLOTS = tuple(f"<t{index}>" for index in range(NUM_TIME_SLOTS))
 QUOTE_SLOTS = tuple(f"<q{index}>" for index in range(NUM_QUOTE_SLOTS))

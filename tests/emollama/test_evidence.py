@@ -287,9 +287,9 @@ def test_an_answer_to_another_question_need_not_name_the_label():
 def test_every_answer_of_the_instruction_data_passes():
     from random import Random
 
+    from emollama.phrases import KINDS
     from emollama.prompt import Slots
     from train.builders.cues import random_cues
-    from train.builders.phrases import KINDS
 
     rng = Random(5)
     for _ in range(60):

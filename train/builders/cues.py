@@ -6,11 +6,12 @@ the shipped model is built from readings measured on real samples (`train.builde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import get_args
 
 from emollama import labels
+from emollama.phrases import ask
 from emollama.prompt import MAX_FACE_CUES, SOURCES, Confidence, Cues, FaceCue, Level, Source, VoiceCue, WordsCue
 
 _LEVELS: tuple[Level, ...] = get_args(Level)
@@ -106,3 +107,12 @@ def random_cues(rng: Random) -> Cues:
         abstained=confidence == "low" and rng.random() < 0.5,
         still=still,
     )
+
+
+def iter_phrase_corpus(seed: int = 0, *, count: int = 4000) -> Iterator[str]:
+    """Yield questions and answers over random cues as plain text, for the tokenizer's vocabulary."""
+    rng = Random(seed)
+    for _ in range(count):
+        _, question, answer = ask(random_cues(rng), rng)
+        yield question
+        yield answer

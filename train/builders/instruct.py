@@ -1,7 +1,7 @@
 """Composed instruction samples: a face, an utterance and a comment of agreeing or conflicting emotion, and a dialogue.
 
 The label's target is a distribution: the voters' shares for a face alone, the shared class where modalities agree,
-the mean of the two sides where they were made to conflict. The dialogue (`train.builders.phrases`) speaks only of
+the mean of the two sides where they were made to conflict. The dialogue (`emollama.phrases`) speaks only of
 readings that were measured on the very samples: the face net's expressions, the voice head's out-of-fold opinion and
 the signal's levels. One seed gives one data set.
 """
@@ -15,9 +15,9 @@ from random import Random
 import numpy as np
 
 from emollama.labels import EMODB_6, NANO_LABELS
+from emollama.phrases import ask
 from emollama.prompt import Confidence, Cues, FaceCue, Level, Renderer, Source, VoiceCue, WordsCue
 from train.builders.cues import SUBSETS, join_cues, random_cues
-from train.builders.phrases import ask
 from train.builders.pools import FacePool, VoicePool, WordsPool, classes_of
 
 MAX_FACE_TOKENS = 8

@@ -39,9 +39,9 @@ from emollama.backbones.score import next_token_logits
 from emollama.config import LlamaShape
 from emollama.datasets import emobank, goemotions, xed
 from emollama.labels import EKMAN_7, GOEMOTIONS_28, MER_6, NANO_LABELS
+from emollama.phrases import ask
 from emollama.prompt import Renderer, label_token
 from train.builders.cues import random_cues
-from train.builders.phrases import ask
 from train.config import TrainConfig, default_data_dir
 from train.recipes.ngram_teacher import cached_probabilities
 from train.tokenizer import AROUSAL_TOKENS, NUM_BUCKETS, VALENCE_TOKENS

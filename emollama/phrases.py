@@ -1,4 +1,6 @@
-"""The grammar of nano's instruction data: many phrasings of many questions, and answers made only of what the cues hold.
+"""The grammar of nano's answers: many phrasings of many questions, and answers made only of what the cues hold.
+
+It makes the instruction data, and at inference it holds the decoding to what the readings support.
 
 An answer names times and quotes by slot (``<t0>``, ``<q0>``), numbered as `emollama.prompt.render_cues` numbers them.
 It says what appears, never what is; it never speaks of an absent modality except to say that it is absent. The
@@ -8,7 +10,7 @@ wording is ours. Nothing here reads a file or a model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
@@ -537,12 +539,12 @@ def _vary(question: str, rng: Random) -> str:
     return question
 
 
-def iter_phrase_corpus(seed: int = 0, *, count: int = 4000) -> Iterator[str]:
-    """Questions and answers as plain text, for the tokenizer's vocabulary."""
-    from train.builders.cues import random_cues
+def supported_answers(cues: Cues, *, kinds: Sequence[str], count: int, seed: int = 0) -> tuple[str, ...]:
+    """Return up to ``count`` different answers of each kind, all of which these cues support, in a fixed order.
 
+    nano decodes its answers under the constraint to be one of them: it chooses what to say and how, token by token,
+    and cannot say what was not read.
+    """
     rng = Random(seed)
-    for _ in range(count):
-        _, question, answer = ask(random_cues(rng), rng)
-        yield question
-        yield answer
+    drawn = (KINDS[kind].answer(cues, rng) for kind in kinds for _ in range(count))
+    return tuple(dict.fromkeys(drawn))

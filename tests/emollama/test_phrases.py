@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
+from emollama.phrases import KINDS, ask, supported_answers
 from emollama.prompt import Cues, Slots, label_word
 from train.builders.cues import random_cues
-from train.builders.phrases import KINDS, ask, iter_phrase_corpus
 
 DRAWS = 400
 MENTIONS = {"face": r"\bface\b", "voice": r"\bvoice\b", "words": r"\b(words|transcript)\b"}
@@ -62,5 +62,9 @@ def test_an_answer_in_one_word_is_one_label() -> None:
     assert all(len(text.split()) == 1 or text.split()[0].lower() in known | {"struck"} for _, text in draws("one_word"))
 
 
-def test_the_phrase_corpus_is_the_same_for_the_same_seed() -> None:
-    assert list(iter_phrase_corpus(3, count=20)) == list(iter_phrase_corpus(3, count=20))
+def test_supported_answers_are_different_fixed_and_free_of_unmeasured_slots() -> None:
+    cues = random_cues(Random(2))
+    answers = supported_answers(cues, kinds=("why", "face"), count=12)
+    assert answers == supported_answers(cues, kinds=("why", "face"), count=12)
+    assert len(set(answers)) == len(answers) > 12
+    assert not [text for text in answers if re.search(r"<[tq]\d", Slots.of(cues).fill(text))]
