@@ -138,6 +138,9 @@ gives a model like this one, not this one bit for bit.
 - Voices are of eight German actors who play an emotion loudly; everyday speech is calmer, and other languages differ.
   Surprise and contempt were never heard.
 - Words are English, from Reddit and film subtitles; irony is not understood.
+- The rationale is chosen, token by token, among sentences that the readings support (`emollama/phrases.py`). Left free, the
+  small LLaMA writes fluently and mixes the cues up; so do not read style or insight of its own into the wording. In chat
+  it now and then answers another question than the one that was asked.
 - A label that is not among the eight or the fine labels of GoEmotions is scored by the likelihood of its letters and means
   little until an adapter teaches it.
 - An expression is not an inner state. The model was not examined for differences between groups of people; the data
