@@ -27,6 +27,7 @@ from emollama.errors import CheckpointError, InputError
 from emollama.labels import NANO_LABELS, canonical
 
 PARTS: tuple[str, ...] = ("face", "voice", "words")
+_LEAST = 1e-3  # no single modality may rule a label out
 ConfidenceBand = Literal["low", "medium", "high"]
 
 
@@ -63,12 +64,16 @@ class SubsetCalibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """All subsets' calibration, the abstention threshold and the lower bounds of "medium" and "high" confidence."""
+    """All subsets' calibration, the abstention threshold and the lower bounds of "medium" and "high" confidence.
+
+    ``alone_weight`` is what the opinions of the single modalities weigh beside that of all together, see `pool`.
+    """
 
     subsets: Mapping[str, SubsetCalibration] = field(default_factory=dict)
     abstain_below: float = 0.35
     confidence_bands: Mapping[str, float] = field(default_factory=lambda: {"medium": 0.5, "high": 0.75})
     fitted_labels: int = len(NANO_LABELS)
+    alone_weight: float = 0.0
 
     def __post_init__(self) -> None:
         unknown = set(self.subsets) - set(SUBSETS)
@@ -76,6 +81,8 @@ class Calibration:
             raise InputError(f"calibration subsets {sorted(unknown)}; allowed: {', '.join(SUBSETS)}", field="subsets")
         if not 0.0 <= self.abstain_below < 1.0:
             raise InputError(f"abstain_below is {self.abstain_below}; allowed: 0 to 1", field="abstain_below")
+        if not 0.0 <= self.alone_weight < 1.0:
+            raise InputError(f"alone_weight is {self.alone_weight}; allowed: 0 up to 1", field="alone_weight")
         if set(self.confidence_bands) != {"medium", "high"}:
             raise InputError("confidence_bands needs exactly 'medium' and 'high'", field="confidence_bands")
 
@@ -84,6 +91,17 @@ class Calibration:
     ) -> np.ndarray:
         """Return calibrated probabilities [..., K]; a subset that was not fitted is used as the model gives it."""
         return self.subsets.get(subset_key(present), SubsetCalibration()).apply(log_likelihoods, labels)
+
+    def pool(self, joint: np.ndarray, alone: Sequence[np.ndarray]) -> np.ndarray:
+        """Join the opinion [..., K] read from all modalities with those read from each alone.
+
+        A logarithmic opinion pool (Genest and Zidek, Statistical Science 1, 1986): the weighted product of the joint
+        opinion and of the product of the single ones, which steadies a joint reading learned from few samples.
+        """
+        if self.alone_weight == 0.0 or len(alone) < 2:
+            return joint
+        product = np.sum([np.log(one + _LEAST) for one in alone], axis=0)
+        return softmax((1 - self.alone_weight) * np.log(joint + 1e-12) + self.alone_weight * product)
 
     def threshold(self, num_labels: int) -> float:
         """Return the confidence below which an answer over ``num_labels`` abstains.
@@ -114,6 +132,7 @@ class Calibration:
             "abstain_below": self.abstain_below,
             "confidence_bands": dict(self.confidence_bands),
             "fitted_labels": self.fitted_labels,
+            "alone_weight": self.alone_weight,
         }
 
     @classmethod
@@ -129,6 +148,7 @@ class Calibration:
                 abstain_below=float(document["abstain_below"]),
                 confidence_bands={k: float(v) for k, v in document["confidence_bands"].items()},
                 fitted_labels=int(document.get("fitted_labels", len(NANO_LABELS))),
+                alone_weight=float(document.get("alone_weight", 0.0)),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(f"the calibration is malformed: {error!r}") from error

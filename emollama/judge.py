@@ -72,10 +72,11 @@ class Judge:
         scores = self.engine.score(prefix, queries)
 
         def calibrated(table: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
-            return [
+            rows = [
                 calibration.probabilities(row, labels=names, present=subset)
                 for row, subset in zip(table, subsets, strict=True)
             ]
+            return [calibration.pool(rows[0], rows[1:]), *rows[1:]]
 
         native, answer = calibrated(scores[0], NANO_LABELS), calibrated(scores[1], asked)
         best = int(answer[0].argmax())

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -56,20 +57,23 @@ def calibrate(options: CalibrateOptions) -> dict[str, Any]:
         _write(Path(options.output), cal.Calibration().to_json_dict())
     analyzer = Analyzer.load(options.model)
     fitting = score(analyzer, half(pools, 0), options)
-    fitted = cal.fit(fitting, target_accuracy=options.target_accuracy)
+    fitted = cal.fit(
+        {name: (one.joint, one.truth) for name, one in fitting.items()}, target_accuracy=options.target_accuracy
+    )
     few = {  # too few recordings for a bias of their own
-        name: cal.fit_subset(scores, truth, with_bias=False)
-        for name, (scores, truth) in fitting.items()
-        if len(truth) < 200
+        name: cal.fit_subset(one.joint, one.truth, with_bias=False)
+        for name, one in fitting.items()
+        if len(one.truth) < 200
     }
     fitted = dataclasses.replace(fitted, subsets={**fitted.subsets, **few})
     fitted = dataclasses.replace(fitted, confidence_bands={"medium": MEDIUM_FROM, "high": HIGH_FROM})
+    fitted = dataclasses.replace(fitted, alone_weight=_best_weight(fitted, fitting))
     report: dict[str, Any] = {"fitted": fitted.to_json_dict(), "reliability": {}}
     held = score(analyzer, half(pools, 1), options)
     tables, truths = [], []
-    for name, (scores, truth) in held.items():
-        probabilities = fitted.probabilities(scores, labels=NANO_LABELS, present=name.split("+"))
-        before = cal.reliability(cal.softmax(scores), truth)
+    for name, one in held.items():
+        truth, probabilities = one.truth, one.probabilities(fitted)
+        before = cal.reliability(cal.softmax(one.joint), truth)
         report["reliability"][name] = {
             "before": {"ece": before.ece, "nll": before.nll},
             "after": dataclasses.asdict(cal.reliability(probabilities, truth)),
@@ -84,6 +88,38 @@ def calibrate(options: CalibrateOptions) -> dict[str, Any]:
         after = entry["after"]
         logger.info("%s n %d accuracy %.3f ece %.3f", name, after["count"], after["accuracy"], after["ece"])
     return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Raw label scores of N samples of one subset: ``joint`` [N, 8], ``alone`` by modality, and the truth [N]."""
+
+    subset: tuple[str, ...]
+    joint: np.ndarray
+    truth: np.ndarray
+    alone: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def probabilities(self, calibration: cal.Calibration) -> np.ndarray:
+        """Return what the analyzer would answer, [N, 8]."""
+        joint = calibration.probabilities(self.joint, labels=NANO_LABELS, present=self.subset)
+        return calibration.pool(
+            joint,
+            [
+                calibration.probabilities(scores, labels=NANO_LABELS, present=(source,))
+                for source, scores in self.alone.items()
+            ],
+        )
+
+
+def _best_weight(fitted: cal.Calibration, scored: Mapping[str, Scored]) -> float:
+    """The weight of the single opinions with the least negative log-likelihood, the subsets counting alike."""
+    composed = [one for one in scored.values() if one.alone]
+
+    def loss(weight: float) -> float:
+        trial = dataclasses.replace(fitted, alone_weight=weight)
+        return float(np.mean([cal.reliability(one.probabilities(trial), one.truth).nll for one in composed]))
+
+    return min((round(0.05 * step, 2) for step in range(13)), key=loss)
 
 
 def half(pools: Pools, parity: int) -> Pools:
@@ -107,42 +143,43 @@ def half(pools: Pools, parity: int) -> Pools:
     )
 
 
-def score(analyzer: Analyzer, pools: Pools, options: CalibrateOptions) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return ``{subset: (log-likelihoods [N, 8], truth [N])}`` for single modalities and composed subsets."""
-    out = {
-        "face": _score(
-            analyzer,
-            [_row(analyzer, face=pools.face.tokens[i : i + 1]) for i in range(len(pools.face.tokens))],
-            pools.face.targets.argmax(1),
-        ),
-        "voice": _score(
-            analyzer,
-            [_row(analyzer, voice=pools.voice.tokens[i]) for i in range(len(pools.voice.tokens))],
-            np.array([NANO_LABELS.index(name) for name in pools.voice.emotions]),
-        ),
-    }
+def score(analyzer: Analyzer, pools: Pools, options: CalibrateOptions) -> dict[str, Scored]:
+    """Return the raw scores by subset: single modalities as they come, several composed."""
+    faces = [_row(analyzer, face=pools.face.tokens[i : i + 1]) for i in range(len(pools.face.tokens))]
+    voices = [_row(analyzer, voice=token) for token in pools.voice.tokens]
     single = np.flatnonzero(pools.words.targets.max(1) == 1.0)
-    out["words"] = _score(
-        analyzer,
-        [_row(analyzer, transcript=pools.words.texts[i]) for i in single],
-        pools.words.targets[single].argmax(1),
-    )
+    words = [_row(analyzer, transcript=pools.words.texts[i]) for i in single]
+    heard = np.array([NANO_LABELS.index(name) for name in pools.voice.emotions])
+    out = {
+        "face": Scored(subset=("face",), joint=_score(analyzer, faces), truth=pools.face.targets.argmax(1)),
+        "voice": Scored(subset=("voice",), joint=_score(analyzer, voices), truth=heard),
+        "words": Scored(subset=("words",), joint=_score(analyzer, words), truth=pools.words.targets[single].argmax(1)),
+    }
     composer = Composer(pools, mix=Mix(conflict=0.0))
     rng = Random(options.seed)
     for subset in SUBSETS:
         if len(subset) > 1:
             classes = composer.classes(subset)
             samples = [composer.draw(rng, subset=subset, emotion=rng.choice(classes)) for _ in range(options.draws)]
-            out["+".join(subset)] = _score(
-                analyzer,
-                [_composed_row(analyzer, sample) for sample in samples],
-                np.array([NANO_LABELS.index(sample.emotion) for sample in samples]),
+            out["+".join(subset)] = Scored(
+                subset=subset,
+                joint=_score(analyzer, [_composed_row(analyzer, sample, subset) for sample in samples]),
+                truth=np.array([NANO_LABELS.index(sample.emotion) for sample in samples]),
+                alone={
+                    source: _score(analyzer, [_composed_row(analyzer, sample, (source,)) for sample in samples])
+                    for source in subset
+                },
             )
     return out
 
 
-def _composed_row(analyzer: Analyzer, sample: Composed) -> PromptRow:
-    return _row(analyzer, face=sample.face_tokens, voice=sample.voice_token, transcript=sample.transcript)
+def _composed_row(analyzer: Analyzer, sample: Composed, subset: tuple[str, ...]) -> PromptRow:
+    return _row(
+        analyzer,
+        face=sample.face_tokens if "face" in subset else None,
+        voice=sample.voice_token if "voice" in subset else None,
+        transcript=sample.transcript if "words" in subset else None,
+    )
 
 
 def _row(
@@ -163,10 +200,8 @@ def _row(
     return PromptRow(ids=ids, features=features)
 
 
-def _score(
-    analyzer: Analyzer, rows: list[PromptRow], truth: np.ndarray, *, batch_size: int = 32
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score NANO_LABELS under every row with the shipped runtime, rows of similar length together."""
+def _score(analyzer: Analyzer, rows: list[PromptRow], *, batch_size: int = 32) -> np.ndarray:
+    """Score NANO_LABELS under every row with the shipped runtime [N, 8], rows of similar length together."""
     renderer, engine = analyzer.parts.renderer, analyzer.parts.engine
     query = Query(marker=[renderer.token_id("<|label|>")], options=renderer.label_ids(NANO_LABELS))
     scores = np.zeros((len(rows), len(NANO_LABELS)))
@@ -174,7 +209,7 @@ def _score(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         scores[chosen] = engine.score(engine.prefill([rows[i] for i in chosen]), [query])[0]
-    return scores, truth
+    return scores
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

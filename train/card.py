@@ -112,7 +112,8 @@ an absent modality claimed {composed["absent_claimed"]:.1%}; abstained {composed
 ## What a score means
 
 A score is the likelihood of the label's token after the clip, as a softmax over the asked labels, with a temperature
-and a bias fitted for each subset of modalities on one half of the validation data. On the other half ({overall["count"]} answers) the
+and a bias fitted for each subset of modalities on one half of the validation data. Where several modalities are there, their
+joint opinion is pooled with what each says alone (weight {fitted["alone_weight"]:.2f}, fitted on the same half). On the other half ({overall["count"]} answers) the
 expected calibration error is {overall["ece"]:.3f} (15 bins).
 
 | modalities | answers | accuracy | calibration error |

@@ -105,3 +105,17 @@ def test_a_missing_file_and_wrong_values_are_named(tmp_path):
 def test_subset_names():
     assert c.subset_key({"words", "face", "voice"}) == c.SUBSETS[-1]
     assert len(c.SUBSETS) == 7
+
+
+def test_single_opinions_steady_the_joint_one_and_weigh_nothing_unless_asked():
+    joint = np.array([0.5, 0.4, 0.1])
+    alone = [np.array([0.1, 0.8, 0.1]), np.array([0.2, 0.7, 0.1])]
+    assert c.Calibration().pool(joint, alone) is joint
+    pooled = c.Calibration(alone_weight=0.3).pool(joint, alone)
+    assert pooled.sum() == pytest.approx(1.0)
+    assert pooled.argmax() == 1
+    by_hand = joint**0.7 * ((alone[0] + 1e-3) * (alone[1] + 1e-3)) ** 0.3
+    assert pooled == pytest.approx(by_hand / by_hand.sum(), abs=1e-9)
+    assert c.Calibration.from_json_dict(c.Calibration(alone_weight=0.3).to_json_dict()).alone_weight == 0.3
+    with pytest.raises(InputError, match="alone_weight"):
+        c.Calibration(alone_weight=1.0)

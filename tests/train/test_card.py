@@ -32,7 +32,7 @@ def write_logs(folder: Path) -> None:
     folder.mkdir()
     for name, result in results.items():
         (folder / f"{name}.json").write_text(json.dumps({"command": f"emollama eval {name}", "result": result}))
-    fitted = {"abstain_below": 0.31, "confidence_bands": {"medium": 0.55, "high": 0.8}}
+    fitted = {"abstain_below": 0.31, "alone_weight": 0.1, "confidence_bands": {"medium": 0.55, "high": 0.8}}
     document = {"fitted": fitted, "reliability": {"face": reliability(7), "all": reliability(7)}}
     (folder / "calibration.json").write_text(json.dumps(document))
 
