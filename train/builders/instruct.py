@@ -14,6 +14,7 @@ from random import Random
 
 import numpy as np
 
+from emollama.evidence import strength
 from emollama.labels import EMODB_6, NANO_LABELS
 from emollama.phrases import ask
 from emollama.prompt import Confidence, Cues, FaceCue, Level, Renderer, Source, VoiceCue, WordsCue
@@ -229,11 +230,6 @@ class Composer:
             abstained=float(joint.max()) < self.mix.abstain_below,
             still=still,
         )
-
-
-def strength(probability: float) -> Level:
-    """How strongly an expression shows, by its mean probability."""
-    return "low" if probability < 0.55 else "medium" if probability < 0.80 else "high"
 
 
 def band(confidence: float) -> Confidence:
