@@ -38,6 +38,7 @@ from emollama.prompt import (
     Slots,
     Source,
     WordsCue,
+    longest,
 )
 from emollama.types import (
     Affect,
@@ -365,7 +366,7 @@ class Analyzer:
         words = WordsCue(label=judged.words_label, quote=quote.text if quote else "") if judged.words_label else None
         verdicts: dict[Source, str] = {}
         if face:
-            verdicts["face"] = max(face, key=lambda cue: cue.end - cue.start).label
+            verdicts["face"] = longest(face).label
         if voice_cue is not None:
             verdicts["voice"] = voice_cue.label
         if words is not None:

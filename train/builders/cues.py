@@ -12,7 +12,18 @@ from typing import get_args
 
 from emollama import labels
 from emollama.phrases import ask
-from emollama.prompt import MAX_FACE_CUES, SOURCES, Confidence, Cues, FaceCue, Level, Source, VoiceCue, WordsCue
+from emollama.prompt import (
+    MAX_FACE_CUES,
+    SOURCES,
+    Confidence,
+    Cues,
+    FaceCue,
+    Level,
+    Source,
+    VoiceCue,
+    WordsCue,
+    longest,
+)
 
 _LEVELS: tuple[Level, ...] = get_args(Level)
 _CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
@@ -37,7 +48,7 @@ def join_cues(
     """Fill in what follows from the rest: which modalities are absent, and whether the present ones agree."""
     opinions = []
     if face:
-        opinions.append(max(face, key=lambda cue: cue.end - cue.start).label)
+        opinions.append(longest(face).label)
     if voice is not None:
         opinions.append(voice.label)
     if words is not None:

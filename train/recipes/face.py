@@ -180,7 +180,7 @@ def _concordance(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def face() -> TrainConfig:
-    """The run behind ``assets/nano/face.safetensors``: 16 epochs, about 25 minutes on two free cores with bfloat16.
+    """The run behind ``assets/nano/face.safetensors``: 16 epochs in bfloat16 on two CPU cores.
 
     The shipped run was planned for 20 epochs and shortened at step 674, after the warm-up (``docs/logs/face.jsonl``).
     """
