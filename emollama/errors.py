@@ -49,6 +49,10 @@ class CheckpointError(EmoLlamaError):
     """A checkpoint, adapter or asset is missing, damaged, or does not fit the model."""
 
 
+class TrainingError(EmoLlamaError):
+    """Training cannot go on: the loss is not finite, or the memory is too small; the message says what to turn."""
+
+
 class DependencyError(EmoLlamaError):
     """An optional package or file that the asked-for feature needs is not there; the message says how to get it."""
 

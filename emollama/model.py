@@ -106,7 +106,20 @@ class EmoLlama(nn.Module):
         projected = {
             name: project(self.projectors[name], tokens) for name, tokens in batch.features.items() if len(tokens)
         }
-        return splice(embeddings, batch.input_ids, projected, self.placeholder_ids)
+        embeddings = splice(embeddings, batch.input_ids, projected, self.placeholder_ids)
+        if torch.is_grad_enabled():
+            # A stream that no row of the batch has (modality dropout) gets a gradient of zero, not none: processes that
+            # train together then reduce the same parameters whatever their batches hold.
+            idle = [self.projectors[name] for name in self.placeholder_ids if name not in projected]
+            unused = [p.sum() for projector in idle for p in projector.parameters() if p.requires_grad]
+            if unused:
+                embeddings = embeddings + 0.0 * torch.stack(unused).sum().to(embeddings.dtype)
+        return embeddings
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Let every layer of the backbone compute its activations again in the backward pass, to save memory."""
+        base = base_of(self.backbone)
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
 
     def hidden(self, batch: ModelBatch) -> Tensor:
         """Return the backbone's last hidden states [B, T, W], after its final norm."""

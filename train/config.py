@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import types
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +17,30 @@ from emollama.errors import InputError, UnknownNameError
 Precision = Literal["fp32", "bf16"]
 Schedule = Literal["cosine", "linear", "constant"]
 Optimizer = Literal["adamw", "sgd"]
+TRACKERS = ("tensorboard", "wandb")
 
-# Fields that may differ between a run and its resumption: they do not change what is learned.
+# Fields that may differ between a run and its resumption: they do not change what is learned. (The number of batches in
+# a step does, so the loop holds ``accumulate_steps`` times the number of processes to what it was.)
 FREE_ON_RESUME = frozenset(
-    {"run_dir", "export_dir", "threads", "device", "checkpoint_every_seconds", "log_every_steps", "patience"}
-)
+    {
+        "run_dir", "export_dir", "threads", "device", "accumulate_steps", "gradient_checkpointing", "keep_exports",
+        "checkpoint_every_seconds", "checkpoint_every_steps", "log_every_steps", "patience", "trackers",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole run. One step is one optimiser update, over ``accumulate_steps`` batches of ``batch_size``.
+    """A whole run. One step is one optimiser update, over ``accumulate_steps`` batches of ``batch_size`` per process.
 
+    ``projector_learning_rate`` is the peak rate of parameters under ``projectors.`` (``None``: that of the others).
     ``ema_decay`` 0 turns weight averaging off; with it, validation, ``best`` and the export use the averaged weights.
+    ``gradient_checkpointing`` computes a layer's activations again in the backward pass instead of keeping them.
+    ``validate_every_steps`` adds validations to those at the end of every ``validate_every_epochs``-th epoch.
     ``monitor`` is "name:max" or "name:min" of a figure that `Task.validate` returns; ``patience`` validations without
-    an improvement of it end the run (``None``: never). ``export`` says which weights are exported at the end.
+    an improvement of it end the run (``None``: never). ``export`` says which weights are exported at the end;
+    ``keep_exports`` is how many validations' exports are kept in ``exports/`` besides the best one (0: none is made).
+    ``trackers`` are "tensorboard" and "wandb", beside ``metrics.jsonl``, which is always written.
     """
 
     recipe: str
@@ -41,6 +53,7 @@ class TrainConfig:
     accumulate_steps: int = 1
     optimizer: Optimizer = "adamw"
     learning_rate: float = 1e-3
+    projector_learning_rate: float | None = None
     min_learning_rate_ratio: float = 0.0
     warmup_steps: int = 0
     schedule: Schedule = "cosine"
@@ -50,25 +63,32 @@ class TrainConfig:
     clip_norm: float | None = 1.0
     ema_decay: float = 0.0
     precision: Precision = "fp32"
+    gradient_checkpointing: bool = False
     device: Literal["auto", "cpu"] = "auto"
     threads: int = 0
     log_every_steps: int = 20
     checkpoint_every_seconds: float = 120.0
+    checkpoint_every_steps: int | None = None
     validate_every_epochs: int = 1
+    validate_every_steps: int | None = None
     monitor: str = "loss:min"
     patience: int | None = None
     export: Literal["last", "best"] = "last"
     export_dir: str | None = None
+    keep_exports: int = 0
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate_steps", "validate_every_epochs", "log_every_steps"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("warmup_steps", "threads", "weight_decay", "checkpoint_every_seconds"):
+        for name in ("warmup_steps", "threads", "weight_decay", "checkpoint_every_seconds", "keep_exports"):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("max_steps", "patience"):
+        for name in ("max_steps", "patience", "checkpoint_every_steps", "validate_every_steps"):
             value = getattr(self, name)
             _check(value is None or value >= 1, name, value, "1 or more, or null")
         _check(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
+        rate = self.projector_learning_rate
+        _check(rate is None or rate > 0, "projector_learning_rate", rate, "more than 0, or null")
         _check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 (off) up to, not including, 1")
         _check(
             0 <= self.min_learning_rate_ratio <= 1, "min_learning_rate_ratio", self.min_learning_rate_ratio, "0 to 1"
@@ -78,6 +98,8 @@ class TrainConfig:
             _check(getattr(self, name) in get_args(kinds), name, getattr(self, name), " | ".join(get_args(kinds)))
         _check(self.device in ("auto", "cpu"), "device", self.device, "auto | cpu")
         _check(self.export in ("last", "best"), "export", self.export, "last | best")
+        known = set(self.trackers) <= set(TRACKERS)
+        _check(known, "trackers", self.trackers, f"any of {', '.join(TRACKERS)}")
         name, _, direction = self.monitor.partition(":")
         _check(bool(name) and direction in ("max", "min"), "monitor", self.monitor, "NAME:max or NAME:min")
 
@@ -124,10 +146,11 @@ def _replace(part: Any, path: list[str], text: str, key: str) -> Any:
         return dataclasses.replace(part, **{path[0]: _replace(old, path[1:], text, key)})
     if dataclasses.is_dataclass(old):
         raise InputError(f"{key} is a group; set one of its fields, as in {key}.NAME=VALUE", field=key)
-    return dataclasses.replace(part, **{path[0]: _parse(text, old, key)})
+    hint = typing.get_type_hints(type(part))[path[0]]
+    return dataclasses.replace(part, **{path[0]: _parse(text, old, hint, key)})
 
 
-def _parse(text: str, old: Any, key: str) -> Any:
+def _parse(text: str, old: Any, hint: Any, key: str) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
@@ -136,12 +159,20 @@ def _parse(text: str, old: Any, key: str) -> Any:
         return text
     if isinstance(old, Path):
         return Path(text)
-    if isinstance(old, tuple) and isinstance(value, list):
-        return tuple(value)
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(old, tuple):
+        if isinstance(value, list):
+            return tuple(value)
+        if get_args(hint)[:1] == (str,):  # trackers=tensorboard,wandb
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = [kind for kind in (get_args(hint) if is_union else (type(old),)) if isinstance(kind, type)]
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if old is not None and value is not None and type(value) is not type(old):
-        raise InputError(f"{key} is {text!r}; allowed: a value of type {type(old).__name__}", field=key)
+    if str in kinds and value is not None:
+        return text
+    if type(value) not in kinds and hint is not Any:
+        allowed = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in kinds)
+        raise InputError(f"{key} is {text!r}; allowed: a value of type {allowed}", field=key)
     return value
 
 
