@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emollama import evidence as ev
 from emollama import timeline as tl
 from emollama.errors import EmoLlamaError, InputError
@@ -86,7 +88,8 @@ class CancelledError(EmoLlamaError):
 class Understanding:
     """A clip that has been read and judged, before anything is said about it. Questions branch off ``prefix``.
 
-    ``cues`` and ``prefix`` are ``None`` when there was nothing to judge. ``readings`` holds the main face first.
+    ``cues`` and ``prefix`` are ``None`` when there was nothing to judge. ``readings`` holds the main face first;
+    ``features`` are the tokens [T, D] that the backbone was given of face and voice.
     """
 
     clip: Clip
@@ -97,6 +100,7 @@ class Understanding:
     emotion: Emotion
     cues: Cues | None
     prefix: Any
+    features: Mapping[Source, np.ndarray]
     open_vocabulary: tuple[str, ...]
     affect: Affect
     evidence: Mapping[Modality, tuple[Evidence, ...]]
@@ -142,6 +146,11 @@ class Analyzer:
         # Tokens of the prompt's structure and slots; an answer may hold only the slots that were measured.
         added = parts.renderer.tokenizer.get_added_tokens_decoder()
         self._markers = frozenset(token_id for token_id, token in added.items() if token.special)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label set that is answered with when none is asked for."""
+        return self.parts.labels or NANO_LABELS
 
     @classmethod
     def load(cls, model: str | Path = "nano", *, adapter: str | Path | None = None, device: str = "cpu") -> Analyzer:
@@ -259,18 +268,18 @@ class Analyzer:
             if words is not None:
                 used["words"] = words.text
             if not used:
-                names = asked or NANO_LABELS
+                names = asked or self.labels
                 even = 1.0 / len(names)
                 return Understanding(
                     clip=clip, tracks=tracks, readings=(), voice=None, transcript=words,
                     emotion=Emotion(label=None, confidence=even, abstained=True, scores=dict.fromkeys(names, even)),
-                    cues=None, prefix=None, open_vocabulary=(), affect=Affect(valence=None, arousal=None, source=None),
+                    cues=None, prefix=None, features={}, open_vocabulary=(), affect=Affect(valence=None, arousal=None, source=None),
                     evidence={"visual": (), "audio": (), "text": ()}, asked=asked,
                     warnings=(*warnings, _NOTHING),
                     timings_ms=clock.total(),
                 )  # fmt: skip
             with clock.stage("prefill"):
-                judged = self._judge.judge(used, asked or NANO_LABELS)
+                judged = self._judge.judge(used, asked or self.labels)
                 segments = () if face is None else ev.segments_of(face, until=clip.seconds)
                 quote = None if words is None else self._judge.quote(words.text, judged.words_label)
                 cues = self._cues(judged, clip, segments, voice, quote, present=tuple(used))
@@ -291,6 +300,7 @@ class Analyzer:
             emotion=judged.emotion,
             cues=cues,
             prefix=judged.prefix,
+            features={source: tokens for source, tokens in used.items() if source != "words"},
             open_vocabulary=judged.open_vocabulary,
             affect=affect_of(face, judged),
             evidence=items,
@@ -392,7 +402,8 @@ class Analyzer:
     ) -> tuple[str, list[str]]:
         """Decode an answer that passes its check; return it and what has to be said about how it came to be.
 
-        nano decodes within the answers that the cues support; another adapter's words are its own, and checked.
+        nano decodes within the answers that the cues support; an adapter that was taught words of its own writes them,
+        and they are checked.
         """
         cues, renderer = seen.cues, self.parts.renderer
         assert cues is not None
@@ -401,7 +412,7 @@ class Analyzer:
         ids = [label_marker, *renderer.followup(seen.emotion.label, cues, question)]
         banned = self._markers - {renderer.token_id(slot) for slot in Slots.of(cues).values} - {renderer.stop_id}
         choices = None
-        if self.parts.adapter is None:
+        if self.parts.answers == "supported":
             kinds, count = (("why",), _RATIONALES) if must_state else (tuple(KINDS), _ANSWERS_OF_A_KIND)
             choices = [renderer.encode(text) for text in supported_answers(cues, kinds=kinds, count=count)]
         first: list[str] = []

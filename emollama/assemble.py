@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from emollama.adapter import AdapterInfo, base_digest
 from emollama.calibration import Calibration
 from emollama.checkpoint import ModelAssets, load_assets
 from emollama.config import PRESETS
@@ -98,6 +99,7 @@ def load_parts(model: str | Path, *, adapter: str | Path | None = None, device: 
     place = _device(device)
     own = None if adapter is None else Path(adapter)
     assets = _assets(model, adapter=own)
+    info = None if own is None else _info(own, assets)
     renderer = Renderer.load(assets.tokenizer)
     face = FaceEncoder.load(assets.face, device=str(place))
     voice = VoiceEncoder.load(assets.voice)
@@ -113,6 +115,8 @@ def load_parts(model: str | Path, *, adapter: str | Path | None = None, device: 
     return Parts(
         name=assets.name,
         adapter=None if own is None else own.name,
+        labels=() if info is None else info.labels,
+        answers="supported" if own is None else "own" if info is None else info.answers,
         renderer=renderer,
         engine=RuntimeEngine(runtime),
         face=face,
@@ -122,6 +126,18 @@ def load_parts(model: str | Path, *, adapter: str | Path | None = None, device: 
         calibration=Calibration.load(assets.calibration),
         recogniser=partial(load_transcriber, device=str(place)),
     )
+
+
+def _info(adapter: Path, assets: ModelAssets) -> AdapterInfo | None:
+    """Read what an adapter says of itself; one that was trained on another base is refused."""
+    info = AdapterInfo.load(adapter)
+    if info is not None and info.base_sha256 != base_digest(assets.backbone, assets.tokenizer):
+        raise CheckpointError(
+            f"adapter {adapter.name} was trained on another {info.base!r} than this one (its sha256 differs); train it "
+            "again, or load the model that it was trained on",
+            field="adapter",
+        )
+    return info
 
 
 def _assets(model: str | Path, *, adapter: Path | None) -> ModelAssets:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from emollama.adapter import Answers
 from emollama.calibration import Calibration
 from emollama.prompt import Renderer
 from emollama.types import Audio, FaceReadings, FaceTrack, Features, Frames, Transcript, VoiceReadings
@@ -80,7 +81,11 @@ class Recogniser(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What an analyzer is made of. ``recogniser(name)`` gives the speech recogniser of that name."""
+    """What an analyzer is made of. ``recogniser(name)`` gives the speech recogniser of that name.
+
+    ``labels`` is the set that is answered with when none is asked for (nano's own when empty); ``answers`` says whether
+    sentences are held to what the readings support while they are decoded, or checked afterwards.
+    """
 
     name: str
     renderer: Renderer
@@ -92,4 +97,6 @@ class Parts:
     calibration: Calibration = field(default_factory=Calibration)
     recogniser: Callable[[str], Recogniser] | None = None
     adapter: str | None = None
+    labels: tuple[str, ...] = ()
+    answers: Answers = "supported"
     languages: tuple[str, ...] = ("en",)
