@@ -352,13 +352,15 @@ _TIME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(?:s|sec|seconds?)\b")
 _QUOTED = re.compile(r"“([^”]*)”")
 
 
-def check_rationale(text: str, cues: Cues, *, must_state: bool = True) -> list[str]:
+def check_rationale(
+    text: str, cues: Cues, *, must_state: bool = True, times: Sequence[float] = (), words: str = ""
+) -> list[str]:
     """Return what is wrong with a rationale, as sentences; an empty list means that every claim rests on a cue.
 
     Checked: unfilled slots, a label other than the scored one, "is" where only "appears" may be said, times that were
     not measured, quotes that are not in the words, a modality said to read as something that it did not, and an absent
     modality spoken of as if it had been there. With ``must_state`` the label has to be named; the answer to "how sure
-    are you?" need not.
+    are you?" need not. ``times`` are further seconds that were measured, ``words`` a transcript that may be quoted.
     """
     problems = []
     if not text.strip():
@@ -371,12 +373,13 @@ def check_rationale(text: str, cues: Cues, *, must_state: bool = True) -> list[s
     problems.extend(
         f"The rationale quotes “{quote}”, which is not the quote that was found."
         for quote in quotes
-        if allowed is None or _normal(quote) != allowed
+        if (allowed is None or _normal(quote) != allowed) and not (_normal(quote) and _normal(quote) in _normal(words))
     )
     prose = _QUOTED.sub("“”", text)
     problems.extend(_label_problems(prose, cues, must_state=must_state))
     problems.extend(_reading_problems(prose, cues))
-    measured = [float(value[:-2]) for value in Slots.of(cues).values.values() if re.fullmatch(r"[\d.]+ s", value)]
+    slots_of_time = [value for value in Slots.of(cues).values.values() if re.fullmatch(r"[\d.]+ s", value)]
+    measured = [*(float(value[:-2]) for value in slots_of_time), *times]
     problems.extend(
         f"The rationale cites {time} s, which was not measured."
         for time in dict.fromkeys(_TIME.findall(prose))
