@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from emollama.types import Audio, Clip, Frames, Transcript
 SAMPLE_RATE = 16_000
 DEFAULT_FPS = 5.0
 _MEMORY_FOR_FRAMES = 384 * 2**20  # bytes of kept RGB; longer clips at the sampling cap are kept smaller, not shorter
+_SEEK_FROM_SECONDS = 2.0  # a stretch that begins later is sought, one that begins earlier is decoded up to
+_REORDERED_SECONDS = 1.0  # pictures may lie this far from their place in the file
 _KEYFRAMES_ONLY_FROM_SECONDS = 1.0  # samples at least this far apart may be taken from key frames alone
 
 # What PyAV raises for damaged input, besides FFmpeg's own errors: zero time bases, impossible sizes, bad text, a
@@ -80,11 +83,15 @@ def read_clip(
     limits: MediaLimits = MediaLimits(),
     transcript: str | Transcript | None = None,
     threads: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
 ) -> Clip:
     """Decode a clip from a path, its bytes, or an open binary file (read from its start, left open).
 
     ``fps`` is the rate at which frames are kept; over ``max_samples`` of them, the clip is sampled more thinly instead
-    of cut. Raises `UnsupportedMediaError` (not media), `UndecodableMediaError` (nothing to read), `MediaLimitError`
+    of cut. With ``start`` and ``end`` (seconds) only that stretch is decoded, its times count from ``start``, and
+    ``max_seconds`` holds for the stretch.
+    Raises `UnsupportedMediaError` (not media), `UndecodableMediaError` (nothing to read), `MediaLimitError`
     (names the limit and the value), `InputError` (arguments, no such file).
     """
     if not 0.1 <= fps <= 60:
@@ -94,6 +101,11 @@ def read_clip(
             f"max_samples is {max_samples} and max_long_side {max_long_side}; allowed: from 1 and from 16",
             field="max_samples" if max_samples < 1 else "max_long_side",
         )
+    window = None
+    if start is not None or end is not None:
+        window = (start or 0.0, math.inf if end is None else end)
+        if not (0.0 <= window[0] < window[1]):
+            raise InputError(f"start is {start} and end {end}; allowed: 0 or more, and an end after it", field="end")
     if isinstance(source, (str, Path)):
         path = Path(source)
         if not path.is_file():
@@ -101,7 +113,7 @@ def read_clip(
         with path.open("rb") as opened:
             return read_clip(
                 opened, name=name or path.name, fps=fps, max_samples=max_samples, max_long_side=max_long_side,
-                limits=limits, transcript=transcript, threads=threads,
+                limits=limits, transcript=transcript, threads=threads, start=start, end=end,
             )  # fmt: skip
     file = _seekable(source, limits=limits)
     head = file.read(sniff.HEAD_BYTES)
@@ -117,6 +129,7 @@ def read_clip(
     plan = _Plan(
         interval=1.0 / fps, max_samples=max_samples, max_long_side=max_long_side, limits=limits,
         threads=threads or min(4, os.cpu_count() or 1), exif_orientation=sniff.exif_orientation(head),
+        window=None if media_type.family == "image" else window,
     )  # fmt: skip
     reader = _Reader(file, media_type, plan)
     reader.read()
@@ -155,6 +168,7 @@ class _Plan:
     limits: MediaLimits
     threads: int
     exif_orientation: int | None
+    window: tuple[float, float] | None = None  # seconds; nothing outside of it is kept
 
 
 class _Reader:
@@ -187,6 +201,13 @@ class _Reader:
         limits = self._plan.limits
         limits.check("max_streams", len(container.streams), unit="streams")
         declared = (container.duration or 0) / av.time_base if self._type.family != "image" else 0.0
+        window = self._plan.window
+        if window is not None:
+            if declared and declared <= window[0]:
+                raise UndecodableMediaError(
+                    f"the stretch begins at {window[0]:g} s, but the file ends after {declared:.1f} s", field="start"
+                )
+            declared = max(0.0, min(declared, window[1]) - window[0])
         limits.check("max_seconds", declared, unit="seconds")
         video_stream, audio_stream = _choose_video(container), _choose_audio(container)
         used = [stream for stream in (video_stream, audio_stream) if stream is not None]
@@ -194,15 +215,29 @@ class _Reader:
             return
         starts = [s.start_time * s.time_base for s in used if s.start_time is not None and s.time_base is not None]
         origin = float(min(starts, default=0))
+        if window is not None:
+            if window[0] > _SEEK_FROM_SECONDS and self._type.family == "video":
+                container.seek(int((origin + window[0]) * av.time_base), backward=True)
+            origin += window[0]
         video = None
         if video_stream is not None:
             is_image = self._type.family == "image"
             video = _VideoCollector(
                 video_stream, self._plan, origin=origin, declared_seconds=declared, is_image=is_image
             )
-        audio = _AudioCollector(audio_stream, limits, origin) if audio_stream is not None else None
+        length = math.inf if window is None else window[1] - window[0]
+        audio = None
+        if audio_stream is not None:
+            audio = _AudioCollector(audio_stream, limits, origin, length=None if window is None else length)
         broken = 0
+        unfinished = {stream.index for stream in used}
         for packet in self._packets(container, used):
+            stamp = None if packet.time_base is None or packet.dts is None else float(packet.dts * packet.time_base)
+            if stamp is not None and stamp - origin > length + _REORDERED_SECONDS:
+                unfinished.discard(packet.stream.index)
+                if not unfinished:
+                    break
+                continue
             collector = video if packet.stream.type == "video" else audio
             if collector is None:
                 continue
@@ -210,7 +245,7 @@ class _Reader:
                 collector.add(packet)
             except _DAMAGE:
                 broken += 1
-        self._finish(video, audio, declared - max(0.0, origin), broken)
+        self._finish(video, audio, declared - (max(0.0, origin) if window is None else 0.0), broken)
 
     def _packets(self, container: InputContainer, streams: list[VideoStream | AudioStream]) -> Iterator[Packet]:
         packets = container.demux(tuple(streams))
@@ -287,7 +322,8 @@ class _VideoCollector:
         self._images: np.ndarray | None = None  # [capacity, H, W, 3], filled up to len(self._times)
         self._times: list[float] = []
         self._next_time = 0.0
-        self._last_time = -1.0
+        self._length = math.inf if plan.window is None else plan.window[1] - plan.window[0]
+        self._last_time = -1.0 if plan.window is None else -1.0 - plan.window[0]
         self._seen = 0
         self.corrupt = 0
         self.end = 0.0
@@ -308,7 +344,7 @@ class _VideoCollector:
             return True
         time = float(stamp * packet.time_base) - self._origin
         self._plan.limits.check("max_seconds", time, unit="seconds")
-        self.end = max(self.end, time + float((packet.duration or 0) * packet.time_base))
+        self.end = min(self._length, max(self.end, time + float((packet.duration or 0) * packet.time_base)))
         if self._only_keyframes:
             return packet.is_keyframe
         wanted = (time + 0.5 * self._step) % self._interval < self._step
@@ -322,7 +358,9 @@ class _VideoCollector:
         if time <= self._last_time:
             return
         self._last_time = time
-        self.end = max(self.end, time + (0.0 if len(self._times) == 0 else self._step))
+        if not -0.5 * self._step <= time < self._length:  # before the stretch that is wanted, or after it
+            return
+        self.end = min(self._length, max(self.end, time + (0.0 if len(self._times) == 0 else self._step)))
         if time < self._next_time - 0.5 * self._step:
             return
         self.corrupt += frame.is_corrupt
@@ -392,8 +430,9 @@ class _AudioCollector:
 
     _LARGEST_SLIP_SECONDS = 0.1
 
-    def __init__(self, stream: AudioStream, limits: MediaLimits, origin: float) -> None:
+    def __init__(self, stream: AudioStream, limits: MediaLimits, origin: float, *, length: float | None = None) -> None:
         self._stream, self._limits, self._origin = stream, limits, origin
+        self._has_window, self._length = length is not None, math.inf if length is None else length
         self._resampler: AudioResampler | None = None
         self._layout: tuple[str, str, int] | None = None
         self._chunks: list[np.ndarray] = []
@@ -407,6 +446,9 @@ class _AudioCollector:
 
     def _add_frame(self, frame: AudioFrame) -> None:
         time = frame.time - self._origin if frame.time is not None else self._expected
+        is_before = self._start is None and time + frame.samples / frame.sample_rate <= 0
+        if time >= self._length or (is_before and self._has_window):  # outside of the stretch that is wanted
+            return
         if self._start is None:
             self._start = self._expected = time
         hole = time - self._expected
@@ -449,6 +491,8 @@ class _AudioCollector:
         start = self._start or 0.0
         if start < 0:
             samples, start = samples[round(-start * SAMPLE_RATE) :], 0.0
+        if self._length < math.inf:
+            samples = samples[: max(0, round((self._length - start) * SAMPLE_RATE))]
         return (
             Audio(samples=np.clip(samples, -1.0, 1.0), sample_rate=SAMPLE_RATE, start=start) if len(samples) else None
         )

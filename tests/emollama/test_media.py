@@ -420,3 +420,50 @@ def test_random_damage_never_gives_anything_but_our_errors(media, tmp_path, capf
         assert np.isfinite(clip.seconds)
         assert clip.seconds >= 0
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mkv", "webm"])
+@pytest.mark.parametrize(("start", "end"), [(0.5, 1.5), (3.0, 4.0), (4.2, None), (None, 0.8)])
+def test_a_stretch_is_read_as_if_it_were_the_clip(tmp_path, media, extension, start, end):
+    whole = read_clip(media.video(tmp_path / f"a.{extension}", seconds=5.0, audio=5.0, gop=7), fps=10)
+    part = read_clip(tmp_path / f"a.{extension}", fps=10, start=start, end=end)
+    first, last = start or 0.0, 5.0 if end is None else end
+    assert part.seconds == pytest.approx(last - first, abs=0.12)
+    assert part.frames is not None
+    assert whole.frames is not None
+    assert part.frames.times[0] == pytest.approx(0.0, abs=0.06)
+    inside = (whole.frames.times >= first - 0.05) & (whole.frames.times < last - 0.001)
+    assert len(part.frames.times) == pytest.approx(inside.sum(), abs=1)
+    assert part.frames.times.max() < last - first
+    shade = [image[-10, -10].mean() for image in part.frames.images]  # the scene's corner brightens with time
+    expected = [image[-10, -10].mean() for image in whole.frames.images[inside]]
+    assert shade[0] == pytest.approx(expected[0], abs=12)
+    assert shade[-1] == pytest.approx(expected[-1], abs=12)
+    assert part.audio is not None
+    assert part.audio.start + part.audio.seconds == pytest.approx(last - first, abs=0.1)
+
+
+def test_a_stretch_of_a_sound_file_is_cut_to_the_sample(tmp_path, media):
+    samples = np.linspace(-0.5, 0.5, 32_000).astype(np.float32)
+    clip = read_clip(media.wav(tmp_path / "a.wav", samples=samples), start=0.5, end=1.25)
+    assert clip.seconds == pytest.approx(0.75)
+    assert np.allclose(clip.audio.samples, samples[8_000:20_000], atol=1e-3)
+
+
+def test_a_stretch_has_the_limit_on_seconds_for_itself(tmp_path, media):
+    path = media.wav(tmp_path / "a.wav", seconds=6.0)
+    limits = MediaLimits(max_seconds=2.0)
+    with pytest.raises(MediaLimitError, match="max_seconds"):
+        read_clip(path, limits=limits)
+    assert read_clip(path, limits=limits, start=3.0, end=4.5).seconds == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 1.0), (2.0, 1.0), (-1.0, None)])
+def test_a_stretch_that_is_none_is_refused(tmp_path, media, start, end):
+    with pytest.raises(InputError, match="start is"):
+        read_clip(media.wav(tmp_path / "a.wav"), start=start, end=end)
+
+
+def test_a_stretch_after_the_end_is_refused(tmp_path, media):
+    with pytest.raises(UndecodableMediaError, match="begins at 9 s"):
+        read_clip(media.video(tmp_path / "a.mp4"), start=9.0)
