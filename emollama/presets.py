@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from emollama.chat_prompt import TEMPLATE_OF, chat_template
 from emollama.config import EncoderConfig, LlamaShape, ModelConfig, preset
 from emollama.errors import InputError
 from emollama.model import EmoLlama, ModelBatch
@@ -56,13 +57,16 @@ class Part:
 
 
 class ByteTokenizer:
-    """The tokenizer of debug builds: bytes, after ``<pad> <s> </s>`` and the placeholders."""
+    """The tokenizer of debug builds: bytes, after ``<pad> <s> </s>``, the placeholders and a template's specials."""
 
     pad_id, bos_id, eos_id = 0, 1, 2
+    adds_space = False
 
-    def __init__(self, placeholders: Sequence[str]) -> None:
-        self.placeholders = {name: 3 + index for index, name in enumerate(dict.fromkeys(placeholders))}
-        self._first = 3 + len(self.placeholders)
+    def __init__(self, placeholders: Sequence[str], *, specials: Sequence[str] = ()) -> None:
+        named = dict.fromkeys(("<pad>", "<s>", "</s>", *placeholders, *specials))
+        self._named = {token: index for index, token in enumerate(named)}
+        self.placeholders = {name: self._named[name] for name in placeholders}
+        self._first = len(named)
 
     @property
     def vocab_size(self) -> int:
@@ -73,6 +77,9 @@ class ByteTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return bytes(token - self._first for token in token_ids if token >= self._first).decode("utf-8", "replace")
+
+    def find(self, token: str) -> int | None:
+        return self._named.get(token)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +145,7 @@ def encode(parts: Sequence[Part], seen: Seen) -> StreamArrays:
 # ---- building ----------------------------------------------------------------------------------------------------
 
 
-def debug_shape(shape: LlamaShape, *, vocab_size: int) -> LlamaShape:
+def debug_shape(shape: LlamaShape, *, vocab_size: int, end_id: int = ByteTokenizer.eos_id) -> LlamaShape:
     """Return a tiny backbone with the family's own traits: grouped keys, rotary scaling, tied or free head."""
     return dataclasses.replace(
         shape,
@@ -151,7 +158,7 @@ def debug_shape(shape: LlamaShape, *, vocab_size: int) -> LlamaShape:
         head_dim=None,
         max_positions=640,
         bos_token_id=ByteTokenizer.bos_id,
-        eos_token_ids=(ByteTokenizer.eos_id,),
+        eos_token_ids=(end_id,),
         pad_token_id=ByteTokenizer.pad_id,
     )
 
@@ -166,14 +173,22 @@ def build(name: str, *, debug: bool = True, seed: int = 0) -> Built:
         torch.manual_seed(seed)
         parts = tuple(_part(encoder, _make(encoder, debug=debug)) for encoder in config.encoders)
         widths = {stream: width for part in parts for stream, width in part.widths.items()}
-        tokenizer = ByteTokenizer([stream.placeholder for stream in config.streams])
+        template = None if name not in TEMPLATE_OF else chat_template(TEMPLATE_OF[name])
+        tokenizer = ByteTokenizer(
+            [stream.placeholder for stream in config.streams], specials=() if template is None else template.specials
+        )
+        end_id = None if template is None else tokenizer.find(template.end)
         if debug:
             projectors = {
                 stream.name: dataclasses.replace(stream.projector, num_heads=2, depth=1) for stream in config.streams
             }
             config = dataclasses.replace(
                 config,
-                backbone=debug_shape(config.backbone, vocab_size=tokenizer.vocab_size),
+                backbone=debug_shape(
+                    config.backbone,
+                    vocab_size=tokenizer.vocab_size,
+                    end_id=ByteTokenizer.eos_id if end_id is None else end_id,
+                ),
                 lora=dataclasses.replace(config.lora, rank=2, alpha=4.0),
                 streams=tuple(
                     dataclasses.replace(stream, width=widths[stream.name], projector=projectors[stream.name])
