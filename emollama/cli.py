@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from emollama._version import __version__
 from emollama.errors import DependencyError, EmoLlamaError, InputError
+from emollama.sniff import MEDIA_SUFFIXES
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -35,12 +36,6 @@ _SUMMARIES = {
     "score": "Score a file of predictions against a file of truth.",
     "bench": "Measure speed and where the time goes.",
 }
-MEDIA_SUFFIXES = frozenset(
-    {
-        ".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".wav", ".mp3", ".m4a", ".flac", ".ogg", ".opus",
-        ".jpg", ".jpeg", ".png", ".webp",
-    }
-)  # fmt: skip
 _OK, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 
 

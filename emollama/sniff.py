@@ -16,6 +16,11 @@ from typing import BinaryIO, Literal
 from emollama.errors import UnsupportedMediaError
 
 READABLE = "mp4, mov, mkv, webm, avi, gif; wav, mp3, m4a, flac, ogg; jpg, png, webp"
+# What files of these kinds are usually called; only for finding them in a folder, never for believing it.
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v"})
+AUDIO_SUFFIXES = frozenset({".wav", ".mp3", ".m4a", ".flac", ".ogg", ".opus"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES | IMAGE_SUFFIXES
 HEAD_BYTES = 262_144  # enough for the tags in front of an MP3 and the metadata in front of a JPEG's size
 
 _ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
