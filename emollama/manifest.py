@@ -186,11 +186,15 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line as it stands: its number from 1, and its JSON object or what is wrong with its text."""
+    """One line as it stands: its number from 1, and its JSON object or what is wrong with its text.
+
+    ``code`` is that in one word: line_too_long, not_utf8, bad_json, not_an_object, not_finite, field_twice.
+    """
 
     line: int
     document: dict[str, Any] | None = None
     problem: str | None = None
+    code: str | None = None
 
 
 def iter_rows(path: Path) -> Iterator[Row]:
@@ -204,7 +208,7 @@ def iter_rows(path: Path) -> Iterator[Row]:
             if len(raw) > MAX_LINE_BYTES:
                 while not raw.endswith(b"\n") and (raw := stream.readline(MAX_LINE_BYTES + 1)):
                     pass
-                yield Row(line=number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes")
+                yield Row(line=number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes", code="line_too_long")
                 continue
             if number == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -216,25 +220,37 @@ def _row(number: int, raw: bytes) -> Row:
     try:
         document = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_once)
     except UnicodeDecodeError as error:
-        return Row(line=number, problem=f"not UTF-8 text (byte {error.start + 1} of the line)")
+        return Row(line=number, problem=f"not UTF-8 text (byte {error.start + 1} of the line)", code="not_utf8")
     except json.JSONDecodeError as error:
-        return Row(line=number, problem=f"not JSON: {error.msg} at column {error.colno}")
+        return Row(line=number, problem=f"not JSON: {error.msg} at column {error.colno}", code="bad_json")
+    except _RefusedError as error:
+        return Row(line=number, problem=f"not JSON: {error}", code=error.code)
     except (ValueError, RecursionError) as error:
-        return Row(line=number, problem=f"not JSON: {error}" if str(error) else "not JSON: nested too deeply")
+        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        return Row(line=number, problem=f"not JSON: {problem}", code="bad_json")
     if not isinstance(document, dict):
-        return Row(line=number, problem=f"not a JSON object but {type(document).__name__}")
+        problem = f"not a JSON object but {type(document).__name__}"
+        return Row(line=number, problem=problem, code="not_an_object")
     return Row(line=number, document=document)
 
 
+class _RefusedError(ValueError):
+    """Something that Python's parser lets through and JSON does not."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that JSON knows")
+    raise _RefusedError(f"{name} is not a number that JSON knows", code="not_finite")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for name, value in pairs:
         if name in document:
-            raise ValueError(f"the field {name!r} stands twice in one object")
+            raise _RefusedError(f"the field {name!r} stands twice in one object", code="field_twice")
         document[name] = value
     return document
 
