@@ -7,13 +7,16 @@ has no authentication of its own yet.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 _MEGABYTE = 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}")
+_ORG = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_DAY_SECONDS = 86_400
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -45,6 +50,10 @@ class Settings(BaseSettings):
         {}, description="LoRA adapters served beside the model, as name=folder pairs, comma-separated."
     )
 
+    adapters_in_memory: int = Field(
+        4, ge=1, description="Fine-tuned adapters held in memory; the one that was asked least recently makes room."
+    )
+
     max_upload_mb: float = Field(100.0, gt=0, description="Largest file of a request, in MiB.")
     max_seconds: float = Field(300.0, gt=0, description="Longest clip, in seconds.")
     max_field_kb: int = Field(64, ge=1, description="Largest text field of a request, in KiB.")
@@ -59,6 +68,45 @@ class Settings(BaseSettings):
     temp_dir: Path | None = Field(
         None, description="Where uploads lie while they are analysed; system default if unset."
     )
+    data_dir: Path | None = Field(
+        None, description="Where files, jobs and adapters are kept; the user's data folder if unset."
+    )
+    database_url: SecretStr | None = Field(
+        None, description="Database of files and jobs, such as postgresql+psycopg://...; SQLite in the data folder."
+    )
+
+    jobs: bool = Field(True, description="Run fine-tuning jobs in this process; others may run them if it does not.")
+    job_concurrency: int = Field(1, ge=1, description="Jobs that this process runs at the same time.")
+    job_lease_seconds: float = Field(
+        60.0, gt=0, description="Silence after which another process takes over a job; renewed three times as often."
+    )
+    job_poll_seconds: float = Field(0.5, gt=0, description="How often the queue and a running job are looked at.")
+    job_grace_seconds: float = Field(
+        60.0, ge=0, description="Time a trainer gets to save a checkpoint before it is killed."
+    )
+    job_max_restarts: int = Field(
+        3, ge=0, description="Restarts of a crashed trainer without progress before the job has failed."
+    )
+    job_niceness: int = Field(10, ge=0, le=19, description="How much trainers yield to requests; 0 is not at all.")
+    max_bundle_mb: float = Field(1024.0, gt=0, description="Largest file for fine-tuning, in MiB.")
+    max_unpacked_mb: float = Field(8192.0, gt=0, description="Largest total of an archive's unpacked files, in MiB.")
+    bundle_timeout_seconds: float = Field(
+        3600.0, gt=0, description="Time in which an upload for fine-tuning must be complete."
+    )
+    submit_seconds: float = Field(
+        60.0, ge=0, description="Time for checking a job's data before the answer; more is checked after it."
+    )
+    file_expire_days: float | None = Field(
+        None, gt=0, description="Age at which uploaded files are deleted, unless the upload says; never if unset."
+    )
+    org: str = Field("emollama", description="Name of the organisation in the names of fine-tuned models.")
+
+    webhook_url: str | None = Field(None, description="Address that is told when a job has ended.")
+    webhook_secret: SecretStr | None = Field(
+        None, description="Key that signs webhooks: whsec_ and 24 to 64 bytes in base64."
+    )
+    webhook_allow_private: bool = Field(False, description="Allow a webhook address in a private network.")
+
     docs: bool = Field(True, description="Serve the interactive API page at /docs.")
     log_level: LogLevel = Field("info", description="Lowest level that is logged.")
     log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or text for a terminal.")
@@ -93,9 +141,65 @@ class Settings(BaseSettings):
             raise ValueError(f"root_path is {value!r}; allowed: empty, or /prefix without a slash at the end")
         return value
 
+    @field_validator("org")
+    @classmethod
+    def _check_org(cls, value: str) -> str:
+        if not _ORG.fullmatch(value):
+            raise ValueError(f"org is {value!r}; allowed: 1 to 32 lower-case letters, digits and -")
+        return value
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _check_webhook_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+            raise ValueError("webhook_url must be an http or https address without a user name")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            prefix, _, text = value.get_secret_value().partition("_")
+            try:
+                key = base64.b64decode(text, validate=True)
+            except binascii.Error:
+                key = b""
+            if prefix != "whsec" or not 24 <= len(key) <= 64:
+                raise ValueError("webhook_secret must be whsec_ and 24 to 64 bytes in base64")
+        return value
+
+    @model_validator(mode="after")
+    def _check_webhook(self) -> Settings:
+        if self.webhook_url is not None and self.webhook_secret is None:
+            raise ValueError("webhook_url is set without webhook_secret: nobody could tell a webhook from a forgery")
+        return self
+
     @property
     def max_upload_bytes(self) -> int:
         return int(self.max_upload_mb * _MEGABYTE)
+
+    @property
+    def max_bundle_bytes(self) -> int:
+        return int(self.max_bundle_mb * _MEGABYTE)
+
+    @property
+    def max_unpacked_bytes(self) -> int:
+        return int(self.max_unpacked_mb * _MEGABYTE)
+
+    @property
+    def file_expire_seconds(self) -> int | None:
+        return None if self.file_expire_days is None else round(self.file_expire_days * _DAY_SECONDS)
+
+    def data_folder(self) -> Path:
+        """Return the folder of files, jobs and adapters."""
+        if self.data_dir is not None:
+            return self.data_dir
+        from platformdirs import user_data_path
+
+        return user_data_path("emollama", appauthor=False)
 
     @property
     def is_loopback(self) -> bool:

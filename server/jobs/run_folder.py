@@ -1,0 +1,116 @@
+"""A job's run directory as the service sees it: what it puts there, what it finds there, what it clears away.
+
+    job.json              what the trainer is to do (`train.job.JobSpec`)
+    data/training/        the unpacked training bundle; data/validation/ the other one
+    trainer.log           what the trainer wrote to its standard output and error
+    trainer.json          its process: pid, start, machine
+    trainer.lock          locked as long as a process of the trainer lives
+    metrics.jsonl, checkpoints/, export/, exports/step-N/, error.json     the trainer's own (`train.job`)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_MAX_ERROR_BYTES = 64 * 1024
+# What is of no use once a job has ended: copies of somebody's clips, features of them, the trainer's memory.
+_PERISHABLE = ("data", "features", "checkpoints", "trainer.json", "trainer.lock")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The run directory of one job."""
+
+    path: Path
+
+    @property
+    def training(self) -> Path:
+        return self.path / "data" / "training"
+
+    @property
+    def validation(self) -> Path:
+        return self.path / "data" / "validation"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    @property
+    def card(self) -> Path:
+        return self.export / "ADAPTER_CARD.md"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "trainer.log"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "trainer.lock"
+
+    @property
+    def process_file(self) -> Path:
+        return self.path / "trainer.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def has_export(self) -> bool:
+        return (self.export / "adapter_config.json").is_file()
+
+    def error(self) -> dict[str, str | None] | None:
+        """Return what the trainer says went wrong (code, message, param), or None."""
+        try:
+            text = (self.path / "error.json").read_bytes()[:_MAX_ERROR_BYTES]
+        except FileNotFoundError:
+            return None
+        try:
+            document = json.loads(text)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            document = {}
+        param = document.get("param")
+        return {
+            "code": str(document.get("code") or "training_failed"),
+            "message": str(document.get("message") or "the training failed; the service's log says why"),
+            "param": None if param is None else str(param),
+        }
+
+    @property
+    def has_perishable(self) -> bool:
+        return any((self.path / name).exists() for name in _PERISHABLE)
+
+    def mark(self) -> str:
+        """Return where the run would go on: the name of its last checkpoint, empty when there is none."""
+        try:
+            return os.readlink(self.path / "checkpoints" / "last")
+        except OSError:
+            return ""
+
+    def clear_verdict(self) -> None:
+        """Remove what an earlier attempt said of its failure."""
+        (self.path / "error.json").unlink(missing_ok=True)
+
+    def prune(self) -> None:
+        """Remove what is of no use once the job has ended; metrics, log and adapters stay."""
+        for name in _PERISHABLE:
+            target = self.path / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+
+
+def write_json(file: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON file so that a reader sees all of it or nothing."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
+    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, file)

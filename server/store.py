@@ -1,0 +1,219 @@
+"""The database of files, jobs and adapters: its tables, its version, and its two kinds of transaction.
+
+SQLite in the data folder by default (write-ahead log, one writer at a time, the others wait), Postgres by URL; nothing
+here is special to either but what `_prepare` and `Store.write` say. `server.records` and `server.jobs.queue` read and
+write it; a row never leaves them, only frozen dataclasses do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    insert,
+    select,
+    text,
+)
+from sqlalchemy.engine import make_url
+
+from emollama.errors import EmoLlamaError
+
+SCHEMA_VERSION = 1
+_BUSY_MS = 30_000
+_SETUP_LOCK = 0x656D6F  # any number that is ours, for Postgres' advisory lock
+
+metadata = MetaData()
+# Rows are ordered by `seq`: several may be made within one tick of the clock.
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+files = Table(
+    "files", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(64), nullable=False, server_default="local"),
+    Column("filename", String(255), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+)  # fmt: skip
+
+jobs = Table(
+    "jobs", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(64), nullable=False, server_default="local"),
+    Column("status", String(32), nullable=False, index=True),
+    Column("wanted", String(16), nullable=False, server_default="run"),
+    Column("base", String(255), nullable=False),
+    Column("model_name", String(255), nullable=False, unique=True),
+    Column("training_file", String(64), nullable=False),
+    Column("validation_file", String(64)),
+    Column("suffix", String(64)),
+    Column("seed", BigInteger, nullable=False),
+    Column("hyperparameters", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    Column("estimated_finish", Float),
+    Column("trained_tokens", BigInteger),
+    Column("error", JSON),
+    Column("result_files", JSON, nullable=False),
+    # What the process that runs the job keeps of it.
+    Column("progress", JSON, nullable=False),
+    Column("lease_owner", String(64)),
+    Column("lease_number", Integer, nullable=False, server_default="0"),
+    Column("lease_until", Float, nullable=False, server_default="0"),
+)  # fmt: skip
+
+job_metadata = Table(
+    "job_metadata", metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("value", String(512), nullable=False),
+)  # fmt: skip
+
+job_events = Table(
+    "job_events", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("level", String(8), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", JSON),
+    Index("job_events_of_job", "job_id", "seq"),
+)  # fmt: skip
+
+job_checkpoints = Table(
+    "job_checkpoints", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("model_name", String(255), nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Index("job_checkpoints_of_job", "job_id", "step", unique=True),
+)  # fmt: skip
+
+adapters = Table(
+    "adapters", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("owner", String(64), nullable=False, server_default="local"),
+    Column("base", String(255), nullable=False),
+    Column("folder", String(512), nullable=False),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("is_checkpoint", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+)  # fmt: skip
+
+deliveries = Table(
+    "webhook_deliveries", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("num_attempts", Integer, nullable=False, server_default="0"),
+    Column("next_at", Float),
+    Column("delivered_at", Float),
+    Column("last_status", Integer),
+    Column("last_error", String(255)),
+)  # fmt: skip
+
+
+class StoreError(EmoLlamaError):
+    """The database cannot be used: it is newer than this program, or cannot be reached."""
+
+
+class Store:
+    """An open database; `read` and `write` give a connection in a transaction."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        self._writing = self._engine.execution_options(emollama_write=True)
+        try:
+            with self.write() as connection:
+                _prepare(connection)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that commits at the end; on SQLite it is the only writer from its first statement on."""
+        with self._writing.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24)
+    engine = create_engine(url, pool_size=8, max_overflow=24)
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # the driver begins no transaction of its own; `_on_begin` does
+        cursor = connection.cursor()
+        for pragma in (
+            f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON",
+        ):  # fmt: skip
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later may fail when another one wrote in between, however long it
+        # waits; one that takes the write lock at once only waits.
+        writes = connection.get_execution_options().get("emollama_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _prepare(connection: Connection) -> None:
+    """Make the tables of a new database, and refuse one that a newer program made."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
+    schema_version.create(connection, checkfirst=True)
+    found = connection.execute(select(schema_version.c.version)).scalar()
+    if found is not None and found != SCHEMA_VERSION:
+        raise StoreError(
+            f"the database has schema version {found}; this program reads version {SCHEMA_VERSION}: use the version "
+            "of emollama that made it, or name another database or data folder"
+        )
+    if found is None:
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
