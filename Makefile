@@ -46,12 +46,12 @@ serve: $(STAMP)  ## run the HTTP service on this machine
 	$(BIN)/emollama serve
 
 train-nano: $(STAMP)  ## retrain the embedded model from the raw data (hours on two cores)
-	$(BIN)/emollama train face --data $(DATA)
-	$(BIN)/emollama train voice --data $(DATA)
-	$(BIN)/emollama train backbone --data $(DATA)
-	$(BIN)/emollama train align --data $(DATA)
-	$(BIN)/emollama train instruct --data $(DATA)
-	$(BIN)/emollama train calibrate --data $(DATA)
+	$(BIN)/emollama train nano_face --data $(DATA)
+	$(BIN)/emollama train nano_voice --data $(DATA)
+	$(BIN)/emollama train nano_backbone --data $(DATA)
+	$(BIN)/emollama train nano_align --data $(DATA)
+	$(BIN)/emollama train nano_instruct --data $(DATA)
+	$(BIN)/emollama train nano_calibrate --data $(DATA)
 
 bench: $(STAMP)  ## measure latency, start-up and memory; writes docs/logs/bench.json
 	$(BIN)/emollama bench $(BENCH_CLIP) --json docs/logs/bench.json

@@ -10,7 +10,7 @@ import typer
 
 from emollama.errors import EmoLlamaError
 
-CALIBRATE, CARD = "calibrate", "card"
+CALIBRATE, CARD = "nano_calibrate", "nano_card"
 
 app = typer.Typer(help="Train a part of nano, or an adapter, by a recipe.")
 

@@ -1,8 +1,8 @@
-"""The task behind the recipes ``align`` and ``instruct``: composed samples, a soft label and a dialogue.
+"""The task behind the recipes ``nano_align`` and ``nano_instruct``: composed samples, a soft label and a dialogue.
 
 Loss = cross-entropy of the label token against the sample's target distribution, over a closed set that varies from
-sample to sample, + ``dialogue_weight`` times the mean cross-entropy of the answer's tokens. In ``align`` only the
-projectors are trained and there is no dialogue; in ``instruct`` LoRA is trained beside them. Validation uses
+sample to sample, + ``dialogue_weight`` times the mean cross-entropy of the answer's tokens. In ``nano_align`` only the
+projectors are trained and there is no dialogue; in ``nano_instruct`` LoRA is trained beside them. Validation uses
 pictures, speakers and comments that neither has seen.
 """
 
@@ -129,7 +129,7 @@ class ComposedTask:
         face, cache = Path(options.face), Path(options.cache)
         run = Path(options.voice_run)
         if not face.is_file():
-            raise DatasetError(f"{face} is not there; it is made by: emollama train face", field="face")
+            raise DatasetError(f"{face} is not there; it is made by: emollama train nano_face", field="face")
         train = Pools(
             face=face_pool(data, "train", encoder=face, cache=cache),
             voice=voice_pool(data, run=run, but=VALIDATION_SPEAKERS),

@@ -152,7 +152,7 @@ class _OutOfFold:
 
     def __init__(self, path: Path, reader: VoiceReader) -> None:
         if not path.is_file():
-            raise DatasetError(f"{path} is not there; it is made by: emollama train voice", field="out_of_fold")
+            raise DatasetError(f"{path} is not there; it is made by: emollama train nano_voice", field="out_of_fold")
         self.log_probabilities: Mapping[str, list[float]] = json.loads(path.read_text())["log_probabilities"]
         self.reader = reader
 

@@ -2,7 +2,7 @@
 
 `evaluate` scores a model on a Parquet table of EmoDB's columns: UAR (the mean recall of the six classes), WAR,
 macro-F1, calibration error. A model that was trained on those speakers says little by that; `cross_validated` scores
-the out-of-fold file of the recipe ``voice``, in which every recording was judged by networks that never heard its
+the out-of-fold file of the recipe ``nano_voice``, in which every recording was judged by networks that never heard its
 speaker. Boredom is left out of both.
 """
 
@@ -58,7 +58,7 @@ def cross_validated(data: Path, out_of_fold: Path) -> dict[str, Any]:
         document = json.loads(out_of_fold.read_text())
     except (OSError, ValueError) as error:
         raise DatasetError(
-            f"{out_of_fold} cannot be read ({error}); `emollama train voice` writes runs/voice/oof.json"
+            f"{out_of_fold} cannot be read ({error}); `emollama train nano_voice` writes runs/voice/oof.json"
         ) from error
     utterances = emodb.read(data)
     logs: Mapping[str, Sequence[float]] = document["log_probabilities"]

@@ -109,7 +109,7 @@ def test_an_absent_modality_has_no_bracket_no_tokens_and_no_cue(subset: tuple[st
 
 
 def test_the_same_seed_draws_the_same_batches_and_any_batch_by_itself(backbone: Path, tmp_path: Path) -> None:
-    task = make_task("instruct", backbone, tmp_path)
+    task = make_task("nano_instruct", backbone, tmp_path)
     whole = [batch.inputs.input_ids for batch in task.batches(epoch=0, seed=5)]
     again = task.batches(epoch=0, seed=5)
     assert torch.equal(again[1].inputs.input_ids, whole[1])
@@ -118,7 +118,7 @@ def test_the_same_seed_draws_the_same_batches_and_any_batch_by_itself(backbone: 
 
 
 def test_only_answers_and_the_label_carry_loss(backbone: Path, tmp_path: Path) -> None:
-    task = make_task("instruct", backbone, tmp_path, dialogue_share=1.0, open_share=0.0)
+    task = make_task("nano_instruct", backbone, tmp_path, dialogue_share=1.0, open_share=0.0)
     row = task.row(task.train, Random(1), training=True)
     answered = [token for token, is_answer in zip(row.ids, row.answer, strict=True) if is_answer]
     assert answered[-1] == task.renderer.stop_id
@@ -127,15 +127,15 @@ def test_only_answers_and_the_label_carry_loss(backbone: Path, tmp_path: Path) -
 
 
 def test_align_trains_projectors_alone_and_instruct_adds_lora(backbone: Path, tmp_path: Path) -> None:
-    aligned = make_task("align", backbone, tmp_path).build_model()
+    aligned = make_task("nano_align", backbone, tmp_path).build_model()
     assert all(name.startswith("projectors.") for name, p in aligned.named_parameters() if p.requires_grad)
-    tuned = make_task("instruct", backbone, tmp_path).build_model()
+    tuned = make_task("nano_instruct", backbone, tmp_path).build_model()
     trained = {name for name, p in tuned.named_parameters() if p.requires_grad}
     assert any("lora_" in name for name in trained)
     assert all("lora_" in name or name.startswith("projectors.") for name in trained)
 
 
-@pytest.mark.parametrize("recipe", ["align", "instruct"])
+@pytest.mark.parametrize("recipe", ["nano_align", "nano_instruct"])
 def test_two_steps_run_and_export_what_the_next_stage_reads(recipe: str, backbone: Path, tmp_path: Path) -> None:
     task = make_task(recipe, backbone, tmp_path)
     result = train.loop.run(task.config, task)
@@ -145,4 +145,4 @@ def test_two_steps_run_and_export_what_the_next_stage_reads(recipe: str, backbon
     model = task.build_model()
     assert isinstance(model, EmoLlama)
     model.load_projectors(result.export / "projectors.safetensors")
-    assert (result.export / "adapter" / "adapter_model.safetensors").is_file() == (recipe == "instruct")
+    assert (result.export / "adapter" / "adapter_model.safetensors").is_file() == (recipe == "nano_instruct")

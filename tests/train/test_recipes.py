@@ -18,7 +18,7 @@ from emollama.errors import UnknownNameError
 from train.cli import app
 from train.config import TrainConfig, override
 from train.recipes import RECIPES, load_recipe
-from train.recipes.face import augment
+from train.recipes.nano_face import augment
 
 
 def write_ferplus(data: Path, *, rows: int = 24) -> None:
@@ -52,7 +52,14 @@ def test_an_unknown_recipe_lists_the_known_ones():
 
 def test_the_face_recipe_trains_two_steps_and_what_it_exports_loads(tmp_path):
     write_ferplus(tmp_path / "data")
-    arguments = ["face", "task.debug=true", "batch_size=8", "max_steps=2", "threads=0", f"run_dir={tmp_path / 'run'}"]
+    arguments = [
+        "nano_face",
+        "task.debug=true",
+        "batch_size=8",
+        "max_steps=2",
+        "threads=0",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     arguments.append(f"export_dir={tmp_path / 'export'}")  # the recipe itself writes into the package
     done = CliRunner().invoke(app, [*arguments, "--data", str(tmp_path / "data")])
     assert done.exit_code == 0, done.output
@@ -64,7 +71,9 @@ def test_the_face_recipe_trains_two_steps_and_what_it_exports_loads(tmp_path):
 
 def test_the_same_batch_comes_again_for_the_same_seed_and_epoch(tmp_path):
     write_ferplus(tmp_path)
-    config = override(load_recipe("face"), ["batch_size=8", "epochs=2", "task.debug=true", f"task.data={tmp_path}"])
+    config = override(
+        load_recipe("nano_face"), ["batch_size=8", "epochs=2", "task.debug=true", f"task.data={tmp_path}"]
+    )
     task = config.task.build(config)
     first, again = task.batches(epoch=0, seed=3), task.batches(epoch=0, seed=3)
     assert len(first) == 3
@@ -92,6 +101,6 @@ def test_the_command_lists_recipes_and_reports_errors():
     wrong = runner.invoke(app, ["fase"])
     assert wrong.exit_code == 2
     assert "unknown recipe" in wrong.output
-    missing = runner.invoke(app, ["face", "run_dir=/nonexistent/x", "--data", "/nonexistent"])
+    missing = runner.invoke(app, ["nano_face", "run_dir=/nonexistent/x", "--data", "/nonexistent"])
     assert missing.exit_code == 2
     assert "--data" in missing.output

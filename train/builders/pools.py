@@ -93,7 +93,7 @@ def voice_pool(
     path, measured = run / "oof.json", run / "functionals.npz"
     for file in (path, measured):
         if not file.is_file():
-            raise DatasetError(f"{file} is not there; it is made by: emollama train voice", field="voice_run")
+            raise DatasetError(f"{file} is not there; it is made by: emollama train nano_voice", field="voice_run")
     opinions = json.loads(path.read_text())["log_probabilities"]
     with np.load(measured, allow_pickle=False) as stored:
         functionals = dict(zip(stored["names"].tolist(), stored["standardised"], strict=True))

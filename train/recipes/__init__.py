@@ -1,4 +1,7 @@
-"""Recipes: functions that return a whole `TrainConfig`; `RECIPES` names them, imported only when asked for."""
+"""Recipes: functions that return a whole `TrainConfig`; `RECIPES` names them, imported only when asked for.
+
+Those whose name begins with ``nano_`` make the embedded model from raw data; the others fine-tune on one's own clips.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,14 @@ from train.config import TrainConfig
 # name -> "module:function"
 RECIPES: Mapping[str, str] = MappingProxyType(
     {
-        "face": "train.recipes.face:face",
-        "voice": "train.recipes.voice:voice",
         "align": "train.recipes.align:align",
         "instruct": "train.recipes.instruct:instruct",
-        "backbone": "train.recipes.backbone:backbone",
+        "debug": "train.recipes.debug:debug",
+        "nano_face": "train.recipes.nano_face:nano_face",
+        "nano_voice": "train.recipes.nano_voice:nano_voice",
+        "nano_backbone": "train.recipes.nano_backbone:nano_backbone",
+        "nano_align": "train.recipes.nano_align:nano_align",
+        "nano_instruct": "train.recipes.nano_instruct:nano_instruct",
     }
 )
 

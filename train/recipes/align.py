@@ -1,24 +1,22 @@
-"""Recipe ``align``: the projectors alone learn to say in the frozen backbone's language what face and voice show."""
+"""Recipe ``align``: fine-tune the projectors alone on one's own clips; the backbone and its adapter stay as they are.
+
+For a new camera, microphone or encoder, where what is seen and heard changes and what it means does not.
+"""
 
 from __future__ import annotations
 
-from train.composed_task import ComposedOptions
+import dataclasses
+
 from train.config import TrainConfig
+from train.recipes.instruct import instruct
 
 
 def align() -> TrainConfig:
-    return TrainConfig(
+    config = instruct()
+    return dataclasses.replace(
+        config,
         recipe="align",
-        run_dir="runs/align",
-        task=ComposedOptions(with_lora=False, dialogue_share=0.0, open_share=0.0, samples=14_400),
-        seed=11,
-        epochs=1,
-        batch_size=48,
-        learning_rate=1e-3,
-        warmup_steps=40,
-        weight_decay=0.01,
-        precision="bf16",
-        threads=2,
-        monitor="nll:min",
-        checkpoint_every_seconds=60.0,
+        run_dir="runs/align-clips",
+        learning_rate=2e-3,
+        task=dataclasses.replace(config.task, with_lora=False, dialogue_share=0.0, replay_share=0.0),
     )

@@ -1,29 +1,32 @@
-"""Recipe ``instruct``: LoRA on attention and MLP, and the projectors, on labels and dialogues with modality dropout.
+"""Recipe ``instruct``: fine-tune on one's own clips, LoRA on attention and MLP and the projectors.
 
-Every sample holds one of the seven subsets of face, voice and words; what is left out is left out of the prompt.
+    emollama train instruct task.manifest=clips/manifest.jsonl
+
+nano goes on from its own adapter; a large preset gets fresh pairs. The run is validated by macro-F1 after every epoch,
+on the samples of the split ``valid`` or on some set apart by speaker, and exports its best.
 """
 
 from __future__ import annotations
 
-from train.composed_task import ComposedOptions
+from train.clip_task import ClipOptions
 from train.config import TrainConfig
 
 
 def instruct() -> TrainConfig:
     return TrainConfig(
         recipe="instruct",
-        run_dir="runs/instruct",
-        task=ComposedOptions(projectors="runs/align/export/projectors.safetensors", samples=16_000),
-        seed=12,
-        epochs=2,
-        batch_size=32,
-        learning_rate=1.2e-3,
-        warmup_steps=80,
-        weight_decay=0.0,
-        precision="bf16",
+        run_dir="runs/instruct-clips",
+        task=ClipOptions(),
+        seed=1,
+        epochs=12,
+        batch_size=16,
+        learning_rate=1e-3,
+        warmup_steps=20,
+        weight_decay=0.01,
         threads=2,
-        monitor="loss:min",
+        monitor="macro_f1:max",
+        patience=6,
         export="best",
-        checkpoint_every_seconds=60.0,
-        export_dir="emollama/assets/nano",
+        keep_exports=2,
+        checkpoint_every_seconds=30.0,
     )

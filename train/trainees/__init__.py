@@ -41,10 +41,11 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One sample as token ids. ``is_answer`` [T] marks the tokens that are learned; their weight is ``weight``.
+    """One sample as token ids. ``is_answer`` [T] marks the tokens that are learned.
 
-    ``label_at`` is the position whose next token is the label, with ``target`` [K] over the trainee's label options
-    (``None`` when the sample teaches no label in this way). ``features`` are the streams that are present.
+    ``label_at`` is the position whose next token begins the label; ``target`` and ``asked`` (bool) [U] are over the
+    trainee's ``label_token_ids``: what is right, and among which (``None`` when the sample teaches no label in this
+    way). ``features`` are the streams that are present.
     """
 
     ids: tuple[int, ...]
@@ -52,7 +53,23 @@ class Example:
     features: Mapping[str, np.ndarray]
     label_at: int | None = None
     target: np.ndarray | None = None
-    weight: float = 1.0
+    asked: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an export says of its run: the recipe, the last validation's figures, how many samples taught it.
+
+    ``calibration`` maps a subset of modalities ("face+voice") to validation scores [N, K] and truths [N], from which a
+    trainee may fit its confidence. ``has_messages`` is true when the samples brought answers of their own.
+    """
+
+    recipe: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # split -> label -> samples
+    calibration: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    has_messages: bool = False
+    license: str | None = None
 
 
 class Trainee(Protocol):
@@ -61,7 +78,7 @@ class Trainee(Protocol):
     name: str
     version: str
     labels: tuple[str, ...]  # the label set that is being learned
-    modalities: tuple[str, ...]  # names that `examples` understands in ``present``: streams and "words"
+    label_token_ids: tuple[int, ...]  # U tokens that may begin a label; empty when labels are learned as plain answers
     pad_id: int
 
     def read(self, clip: Clip) -> Reading:
@@ -93,12 +110,12 @@ class Trainee(Protocol):
         """Return log-likelihoods [N, K] of the labels after each prompt; called without gradients in eval mode."""
         ...
 
-    def export(self, model: EmoLlama, folder: Path, *, card: Mapping[str, Any]) -> None:
+    def export(self, model: EmoLlama, folder: Path, *, outcome: Outcome) -> None:
         """Write an adapter folder that the service can load."""
         ...
 
 
-# preset -> "module:factory"; a factory takes (options: train.clip_task.ClipOptions, labels)
+# preset -> "module:class"; built with (options: train.clip_task.ClipOptions, labels: Sequence[str])
 TRAINEES: Mapping[str, str] = MappingProxyType(
     {
         "nano": "train.trainees.nano:NanoTrainee",

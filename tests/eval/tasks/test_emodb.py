@@ -72,7 +72,7 @@ def test_a_recording_without_a_voice_counts_as_wrong(table):
 
 
 def test_out_of_fold_files_that_do_not_fit_are_refused(table, tmp_path):
-    with pytest.raises(DatasetError, match="emollama train voice"):
+    with pytest.raises(DatasetError, match="emollama train nano_voice"):
         evaluate(table, out_of_fold=tmp_path / "absent.json")
     (tmp_path / "oof.json").write_text(json.dumps({"labels": EMODB_6, "log_probabilities": {}}))
     with pytest.raises(DatasetError, match="lacks 48 recordings"):

@@ -1,4 +1,4 @@
-"""Recipe ``face``: nano's face model on FER+.
+"""Recipe ``nano_face``: nano's face model on FER+.
 
 Targets are the vote shares (soft labels) and, for valence and arousal, their expectation over ``labels.CIRCUMPLEX``:
 derived from the classes, not measured. Pictures are augmented in batches, not one by one; the first part of the run
@@ -179,13 +179,13 @@ def _concordance(predicted: Tensor, truth: Tensor) -> Tensor:
     return 2 * covariance / scale.clamp_min(1e-8)
 
 
-def face() -> TrainConfig:
+def nano_face() -> TrainConfig:
     """The run behind ``assets/nano/face.safetensors``: 16 epochs in bfloat16 on two CPU cores.
 
     The shipped run was planned for 20 epochs and shortened at step 674, after the warm-up (``docs/logs/face.jsonl``).
     """
     return TrainConfig(
-        recipe="face",
+        recipe="nano_face",
         run_dir="runs/face",
         task=FaceOptions(),
         epochs=16,

@@ -1,4 +1,4 @@
-"""Recipe ``voice``: nano's voice model on EmoDB without boredom, leave-two-speakers-out and final in one run.
+"""Recipe ``nano_voice``: nano's voice model on EmoDB without boredom, leave-two-speakers-out and final in one run.
 
 The run trains ``num_members`` networks for every fold of `emodb.FOLDS` (each hears six speakers) and as many for the
 shipped model (all eight), side by side on the same batches: a network simply does not see the rows of its held-out
@@ -456,10 +456,10 @@ def alter_spectra(mel: Tensor, generator: torch.Generator) -> Tensor:
     return mel
 
 
-def voice() -> TrainConfig:
+def nano_voice() -> TrainConfig:
     """The run behind ``assets/nano/voice.safetensors``."""
     return TrainConfig(
-        recipe="voice",
+        recipe="nano_voice",
         run_dir="runs/voice",
         export_dir="emollama/assets/nano",
         task=VoiceOptions(),

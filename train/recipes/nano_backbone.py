@@ -1,4 +1,4 @@
-"""Recipe ``backbone``: nano's LLaMA, trained from scratch on emotional English.
+"""Recipe ``nano_backbone``: nano's LLaMA, trained from scratch on emotional English.
 
 One sentence is read once and asked several questions in parallel: after ``<s><|words|> text <|/words|>`` come the
 branches ``<|label|>``, ``<|open|>`` and ``<|affect|>``, each of which sees the sentence and itself but not the other
@@ -88,10 +88,10 @@ class BackboneOptions:
         return BackboneTask(config, self)
 
 
-def backbone() -> TrainConfig:
+def nano_backbone() -> TrainConfig:
     """Four epochs in bfloat16 on one CPU core; the log of the shipped run is ``docs/logs/backbone.jsonl``."""
     return TrainConfig(
-        recipe="backbone",
+        recipe="nano_backbone",
         run_dir="runs/backbone",
         task=BackboneOptions(),
         epochs=4,
@@ -117,7 +117,7 @@ def debug() -> TrainConfig:
         max_texts=64,
     )  # fmt: skip
     return TrainConfig(
-        recipe="backbone", run_dir="runs/backbone-debug", task=options, epochs=1, max_steps=2, batch_size=4,
+        recipe="nano_backbone", run_dir="runs/backbone-debug", task=options, epochs=1, max_steps=2, batch_size=4,
         monitor="macro_f1:max",
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from emollama.prosody import FUNCTIONAL_NAMES, measure, measure_frames
 from emollama.types import Audio
 from eval.tasks.emodb import evaluate
 from train.loop import run
-from train.recipes import voice as recipe
+from train.recipes import nano_voice as recipe
 
 RATE = 16_000
 EMOTIONS = (*EMODB_6, "boredom")

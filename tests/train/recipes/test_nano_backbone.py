@@ -17,7 +17,7 @@ from emollama.labels import NANO_LABELS
 from train.config import TrainConfig
 from train.loop import run
 from train.recipes import load_recipe
-from train.recipes.backbone import BackboneOptions, BackboneTask, debug, label_figures
+from train.recipes.nano_backbone import BackboneOptions, BackboneTask, debug, label_figures
 from train.recipes.ngram_teacher import cached_probabilities, out_of_fold_probabilities
 
 SENTENCES = {
@@ -190,7 +190,7 @@ def test_figures_count_contempt_as_wrong_and_average_seven_classes() -> None:
 
 
 def test_the_recipe_is_named_and_missing_data_says_what_to_do(tmp_path: Path) -> None:
-    config = load_recipe("backbone")
+    config = load_recipe("nano_backbone")
     assert isinstance(config.task, BackboneOptions)
     shape = config.task.build(config).shape
     assert (shape.hidden_size, shape.tie_embeddings, shape.bos_token_id, shape.eos_token_ids) == (256, True, 0, (1,))

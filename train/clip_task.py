@@ -1,0 +1,474 @@
+"""The task of fine-tuning on people's own clips: manifest -> cached readings -> examples -> loss.
+
+Loss = cross-entropy of the label's first token against the sample's shares, among the label set, + ``answer_weight``
+times the mean cross-entropy of the answer's tokens. What the model reads, how a sample is written and what is exported
+is the trainee's (`train.trainees`); order, balance, modality dropout, replay, batches and validation are here.
+
+Every epoch is a list of slots that depends on (seed, epoch) alone; chunks of several batches are written together,
+sorted by length and cut into batches, so that little is padded and any batch can be made by itself after a resumption.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emollama.config import LORA_TARGETS, LoraSettings
+from emollama.errors import DatasetError, InputError
+from emollama.labels import canonical
+from emollama.manifest import Sample, read_manifest
+from train.features import FeatureCache
+from train.trainees import Example, Outcome, Reading, Trainee, trainee_factory
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from emollama.model import EmoLlama, ModelBatch
+    from train.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 8  # batches that are sorted by length together
+_REPLAYS_SCORED = 48
+_SCORED_TOGETHER = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions:
+    """What is learned from which clips.
+
+    ``manifest`` holds the samples; those of its split ``valid``, or of another manifest ``validation``, are validated
+    on; without any, ``valid_share`` of the training samples is set apart, by speaker where speakers are known.
+    ``model`` is a preset, or a folder of nano's layout. ``labels`` fixes the label set (comma-separated); else it is
+    the manifest's.
+
+    ``modality_dropout``: the chance of each modality to be left out of a training sample that has others.
+    ``balance``: exponent on the class counts, 0 as they come, 1 every class alike. ``replay_share``: part of the
+    examples that is drawn from what the base was taught before. ``dialogue_share``: part of the samples without
+    messages that gets a dialogue of the grammar. ``distractor``: chance of each of the base's labels to stand among
+    the choices as a wrong one. ``opinion_*`` and ``voice_noise`` blur nano's voice tokens (`NanoTrainee`).
+    ``anchor``: weight of the squared distance to where training began (L2-SP; Li et al., ICML 2018).
+    ``bits`` 4 or 8 quantises the frozen backbone. ``weights`` maps parts of a large preset to the user's folders, as
+    name=folder pairs, comma-separated. ``debug`` builds a large preset tiny, with random weights.
+    """
+
+    manifest: str = ""
+    validation: str = ""
+    valid_share: float = 0.15
+    model: str = "nano"
+    labels: str = ""
+    cache: str = "runs/features"
+    read_workers: int = 2
+    with_lora: bool = True
+    lora: LoraSettings = field(default_factory=lambda: LoraSettings(rank=32, alpha=64.0, targets=LORA_TARGETS))
+    train_projectors: bool = True
+    bits: int = 0
+    modality_dropout: float = 0.15
+    balance: float = 0.5
+    replay_share: float = 0.25
+    dialogue_share: float = 0.25
+    answer_weight: float = 1.0
+    distractor: float = 0.1
+    opinion_drop: float = 0.2
+    opinion_scale: tuple[float, float] = (0.3, 1.0)
+    opinion_jitter: float = 0.8
+    voice_noise: float = 0.5
+    anchor: float = 0.0
+    weights: str = ""
+    replay: str = ""
+    task: str = "emotion"
+    layout: str = "train"
+    gradient_checkpointing: bool = False
+    debug: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("valid_share", "modality_dropout", "replay_share"):
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise InputError(f"{name} is {value!r}; allowed: 0 up to, not including, 1", field=name)
+        for name in ("dialogue_share", "distractor", "balance", "opinion_drop"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise InputError(f"{name} is {value!r}; allowed: 0 to 1", field=name)
+        if self.bits not in (0, 4, 8):
+            raise InputError(f"bits is {self.bits!r}; allowed: 0 (not quantised), 4, 8", field="bits")
+
+    def build(self, config: TrainConfig) -> ClipTask:
+        """Read the manifest; raises `DatasetError` or `InputError` for what is wrong with it."""
+        if not self.manifest:
+            raise InputError("manifest is empty; name one with task.manifest=PATH or --manifest", field="manifest")
+        return ClipTask(config, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipBatch:
+    """``label_at`` [B] (0 where there is no label); ``targets`` [B, U] (all zero there) and ``asked`` (bool) [B, U]."""
+
+    inputs: ModelBatch
+    label_at: Tensor
+    targets: Tensor
+    asked: Tensor
+    num_tokens: int
+    num_answers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A sample with its reading and the modalities that it really has."""
+
+    sample: Sample
+    reading: Reading
+    present: tuple[str, ...]
+
+
+class ClipTask:
+    """A `train.task.Task`. Readings are made, or found in the cache, by `prepare`, at the latest before training."""
+
+    def __init__(self, config: TrainConfig, options: ClipOptions, *, trainee: Trainee | None = None) -> None:
+        self.config, self.options = config, options
+        self.manifest = read_manifest(Path(options.manifest))
+        self.validation = read_manifest(Path(options.validation)) if options.validation else self.manifest
+        train, valid = self.manifest.of_split("train"), self.validation.of_split("valid")
+        if options.validation and not valid:
+            valid = self.validation.samples
+        if not valid and options.valid_share > 0:
+            train, valid = set_apart(train, share=options.valid_share, seed=config.seed)
+        if not train:
+            raise DatasetError(f"{self.manifest.path} has no sample of the split train", field="split")
+        self.samples = {"train": train, "valid": valid}
+        self.labels = self._label_set()
+        self.trainee: Trainee = trainee or trainee_factory(_preset_of(options.model))(options, self.labels)
+        self.known: dict[str, list[Known]] = {}
+        self._begun: dict[str, Tensor] = {}
+        self._outcome = Outcome(recipe=config.recipe)
+
+    def _label_set(self) -> tuple[str, ...]:
+        given = tuple(name.strip() for name in self.options.labels.split(",") if name.strip())
+        labels = given or self.manifest.labels or self.validation.labels
+        known = {canonical(name) for name in labels}
+        for sample in (*self.samples["train"], *self.samples["valid"]):
+            for name in sample.shares:
+                if canonical(name) not in known:
+                    raise DatasetError(
+                        f"{self.manifest.path}: label {name!r} of {sample.id!r} is not in the label set; allowed: "
+                        f"{', '.join(labels)}",
+                        field="label",
+                    )
+        if len(labels) == 1:
+            raise DatasetError(
+                f"{self.manifest.path}: {labels[0]!r} is the only label; allowed: 2 or more", field="label"
+            )
+        return labels
+
+    # ---- readings ------------------------------------------------------------------------------------------------
+
+    def prepare(
+        self, *, on_progress: Callable[[int, int], None] | None = None, stopped: Callable[[], bool] | None = None
+    ) -> None:
+        """Make the readings of every clip, or find them in the cache; raises `DatasetError` for one without any."""
+        from emollama.media import MediaLimits
+
+        if self.known:
+            return
+        cache = FeatureCache(Path(self.options.cache), self.trainee, limits=MediaLimits())
+        total = sum(len(samples) for samples in self.samples.values())
+        done = 0
+        for split, manifest in (("train", self.manifest), ("valid", self.validation)):
+            samples = self.samples[split]
+            before = done
+
+            def told(count: int, _: int, before: int = before) -> None:
+                if on_progress is not None:
+                    on_progress(before + count, total)
+
+            readings = cache.read_all(
+                manifest, samples, workers=self.options.read_workers, on_progress=told, stopped=stopped
+            )
+            done += len(samples)
+            found = []
+            for sample, reading in zip(samples, readings, strict=True):
+                present = self.trainee.present(sample, reading)
+                if present:
+                    found.append(Known(sample=sample, reading=reading, present=present))
+                else:
+                    logger.warning(
+                        "%s: sample %s has no face, voice or words and is left out", manifest.path, sample.id
+                    )
+            self.known[split] = found
+        if not self.known["train"]:
+            raise DatasetError(f"{self.manifest.path}: no training sample has a face, a voice or words", field="clip")
+
+    # ---- model ---------------------------------------------------------------------------------------------------
+
+    def build_model(self) -> nn.Module:
+        self.prepare()
+        options = self.options
+        lora: LoraSettings | None = None
+        if options.with_lora:
+            lora = getattr(self.trainee, "lora", None) or options.lora
+        model = self.trainee.build_model(lora=lora, train_projectors=options.train_projectors, seed=self.config.seed)
+        if options.anchor:
+            self._begun = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        return model
+
+    # ---- data ----------------------------------------------------------------------------------------------------
+
+    def batches(self, *, epoch: int, seed: int) -> _Epoch:
+        self.prepare()
+        return _Epoch(self, epoch=epoch, seed=seed)
+
+    def slots(self, *, epoch: int, seed: int) -> list[int | None]:
+        """The order of an epoch: indices of training samples, rarer classes more often, and ``None`` for a replay."""
+        rng = Random(f"{seed}/{epoch}/order")
+        known = self.known["train"]
+        counts = Counter(one.sample.top_label for one in known)
+        mean = len(known) / len(counts)
+        factors = [(mean / counts[one.sample.top_label]) ** self.options.balance for one in known]
+        scale = len(known) / sum(factors)
+        order: list[int | None] = []
+        for index, factor in enumerate(factors):
+            times = scale * factor
+            order += [index] * (int(times) + (rng.random() < times - int(times)))
+        share = self.options.replay_share
+        if share > 0 and self.trainee.replay(Random(0)) is not None:
+            order += [None] * round(len(order) * share / (1.0 - share))
+        rng.shuffle(order)
+        return order
+
+    def write(self, slots: Sequence[int | None], rng: Random) -> list[Example]:
+        """Write the examples of some slots."""
+        examples: list[Example] = []
+        for slot in slots:
+            if slot is None:
+                replayed = self.trainee.replay(rng)
+                assert replayed is not None
+                examples.append(replayed)
+                continue
+            one = self.known["train"][slot]
+            examples += self.trainee.examples(
+                one.sample, one.reading, present=self._kept(one.present, rng), rng=rng, training=True
+            )
+        return examples
+
+    def _kept(self, present: tuple[str, ...], rng: Random) -> tuple[str, ...]:
+        """Modality dropout: leave each out by chance, but never all."""
+        kept = tuple(name for name in present if rng.random() >= self.options.modality_dropout)
+        return kept or (rng.choice(present),)
+
+    # ---- learning ------------------------------------------------------------------------------------------------
+
+    def loss(self, model: nn.Module, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
+        import torch
+        import torch.nn.functional as F
+
+        emollama: EmoLlama = model  # type: ignore[assignment]
+        device = next(model.parameters()).device
+        inputs = batch.inputs.to(device)
+        hidden = emollama.hidden(inputs)
+        figures: dict[str, float] = {}
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        targets = batch.targets.to(device)
+        labelled = targets.sum(-1) > 0
+        if bool((batch.targets.sum(-1) > 0).any()):
+            rows = torch.arange(len(targets), device=device)[labelled]
+            at = hidden[rows, batch.label_at.to(device)[labelled]]
+            tokens = torch.tensor(self.trainee.label_token_ids, device=device)
+            logits = emollama.head(at).float()[:, tokens]  # [B', U]
+            logits = logits.masked_fill(~batch.asked.to(device)[labelled], -1e4)
+            label_loss = -(targets[labelled] * logits.log_softmax(-1)).sum(-1).mean()
+            loss = loss + label_loss
+            figures["label_loss"] = float(label_loss.detach())
+        if batch.num_answers:
+            assert inputs.labels is not None
+            wanted = inputs.labels[:, 1:] != -100
+            answer_loss = F.cross_entropy(emollama.head(hidden[:, :-1][wanted]).float(), inputs.labels[:, 1:][wanted])
+            loss = loss + self.options.answer_weight * answer_loss
+            figures["answer_loss"] = float(answer_loss.detach())
+        if self._begun:
+            moved = sum(
+                (p - self._begun[name].to(p.device)).square().sum()
+                for name, p in model.named_parameters()
+                if p.requires_grad
+            )
+            loss = loss + self.options.anchor * moved
+        return loss, figures
+
+    # ---- validation and export -----------------------------------------------------------------------------------
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Macro-F1, accuracy, UAR and NLL of the validation samples' labels; the loss of replayed answers."""
+        from emollama import metrics
+
+        emollama: EmoLlama = model  # type: ignore[assignment]
+        figures: dict[str, float] = {}
+        valid = [one for one in self.known["valid"] if one.sample.shares]
+        calibration: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        if valid:
+            scores = self.scores(emollama, valid)
+            names = {canonical(name): index for index, name in enumerate(self.labels)}
+            truth = np.array([names[canonical(one.sample.top_label or "")] for one in valid])
+            shifted = scores - scores.max(1, keepdims=True)
+            logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+            predicted = scores.argmax(1)
+            seen = sorted(set(truth.tolist()))
+            f1 = metrics.per_class_f1(truth, predicted, num_classes=len(self.labels))
+            recall = metrics.per_class_recall(truth, predicted, num_classes=len(self.labels))
+            figures |= {
+                "macro_f1": float(np.mean([f1[index] for index in seen])),
+                "uar": float(np.mean([recall[index] for index in seen])),
+                "accuracy": metrics.accuracy(truth, predicted),
+                "nll": float(-logs[np.arange(len(truth)), truth].mean()),
+            }
+            for subset in dict.fromkeys("+".join(one.present) for one in valid):
+                chosen = np.array(["+".join(one.present) == subset for one in valid])
+                calibration[subset] = (scores[chosen], truth[chosen])
+        replayed = self.replay_loss(emollama)
+        if replayed is not None:
+            figures["replay_loss"] = replayed
+        figures["loss"] = figures.get("nll", 0.0) + figures.get("replay_loss", 0.0)
+        self._outcome = Outcome(
+            recipe=self.config.recipe,
+            figures=figures,
+            counts={
+                split: dict(Counter(one.sample.top_label or "(none)" for one in known))
+                for split, known in self.known.items()
+                if known
+            },
+            calibration=calibration,
+            has_messages=any(one.sample.messages for one in self.known["train"]),
+            license=None if self.manifest.header is None else self.manifest.header.license,
+        )
+        return figures
+
+    def scores(self, model: EmoLlama, known: Sequence[Known]) -> np.ndarray:
+        """Log-likelihoods [N, K] of the labels for samples with all their modalities, similar lengths together."""
+        prompts = [
+            self.trainee.examples(one.sample, one.reading, present=one.present, rng=Random(0), training=False)[0]
+            for one in known
+        ]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+        table = np.zeros((len(prompts), len(self.labels)))
+        for start in range(0, len(order), _SCORED_TOGETHER):
+            chosen = order[start : start + _SCORED_TOGETHER]
+            table[chosen] = self.trainee.label_scores(model, [prompts[i] for i in chosen])
+        return table
+
+    def replay_loss(self, model: EmoLlama) -> float | None:
+        """Mean cross-entropy of the answers of a fixed handful of replays; rises when the base's own is forgotten."""
+        rng = Random(977)
+        drawn = [self.trainee.replay(rng) for _ in range(_REPLAYS_SCORED)]
+        examples = sorted((one for one in drawn if one is not None), key=lambda one: len(one.ids))
+        total, count = 0.0, 0
+        for start in range(0, len(examples), _SCORED_TOGETHER):
+            batch = self.collate(examples[start : start + _SCORED_TOGETHER])
+            device = next(model.parameters()).device
+            loss, tokens = model.answer_loss(batch.inputs.to(device))
+            total, count = total + float(loss) * tokens, count + tokens
+        return total / count if count else None
+
+    def collate(self, examples: Sequence[Example]) -> ClipBatch:
+        return collate(examples, pad_id=self.trainee.pad_id, label_token_ids=self.trainee.label_token_ids)
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        emollama: EmoLlama = model  # type: ignore[assignment]
+        self.trainee.export(emollama, folder, outcome=self._outcome)
+
+
+class _Epoch:
+    """One epoch's batches; batch ``i`` can be made by itself."""
+
+    def __init__(self, task: ClipTask, *, epoch: int, seed: int) -> None:
+        self.task, self.epoch, self.seed = task, epoch, seed
+        self.size = task.config.batch_size
+        self.slots = task.slots(epoch=epoch, seed=seed)
+        self._written: tuple[int, list[list[Example]]] | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self.slots) // self.size)
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> ClipBatch:
+        chunk, within = divmod(index, _CHUNK)
+        if self._written is None or self._written[0] != chunk:
+            rng = Random(f"{self.seed}/{self.epoch}/{chunk}")
+            span = _CHUNK * self.size
+            examples = self.task.write(self.slots[chunk * span : (chunk + 1) * span], rng)
+            examples.sort(key=lambda one: len(one.ids))
+            num_batches = -(-len(self.slots[chunk * span : (chunk + 1) * span]) // self.size)
+            bounds = [round(len(examples) * part / num_batches) for part in range(num_batches + 1)]
+            groups = [examples[a:b] for a, b in itertools.pairwise(bounds)]
+            rng.shuffle(groups)
+            self._written = (chunk, groups)
+        return self.task.collate(self._written[1][within])
+
+
+def collate(examples: Sequence[Example], *, pad_id: int, label_token_ids: Sequence[int]) -> ClipBatch:
+    """Pad on the right and join the features of all rows, stream by stream."""
+    import torch
+
+    from emollama.model import IGNORED, ModelBatch
+
+    length = max(len(one.ids) for one in examples)
+    ids = np.full((len(examples), length), pad_id)
+    mask = np.zeros((len(examples), length), np.int64)
+    labels = np.full((len(examples), length), IGNORED)
+    targets = np.zeros((len(examples), len(label_token_ids)), np.float32)
+    asked = np.zeros((len(examples), len(label_token_ids)), bool)
+    features: dict[str, list[Tensor]] = {}
+    for row, one in enumerate(examples):
+        count = len(one.ids)
+        ids[row, :count], mask[row, :count] = one.ids, 1
+        answer = np.array(one.is_answer, bool)
+        labels[row, :count][answer] = ids[row, :count][answer]
+        if one.target is not None and one.asked is not None:
+            targets[row], asked[row] = one.target, one.asked
+        for name, tokens in one.features.items():
+            if len(tokens):
+                features.setdefault(name, []).append(torch.from_numpy(np.asarray(tokens, np.float32)))
+    return ClipBatch(
+        inputs=ModelBatch(
+            input_ids=torch.from_numpy(ids),
+            attention_mask=torch.from_numpy(mask),
+            features=features,
+            labels=torch.from_numpy(labels),
+        ),
+        label_at=torch.tensor([one.label_at or 0 for one in examples]),
+        targets=torch.from_numpy(targets),
+        asked=torch.from_numpy(asked),
+        num_tokens=int(mask.sum()),
+        num_answers=int((labels[:, 1:] != IGNORED).sum()),
+    )
+
+
+def set_apart(samples: Sequence[Sample], *, share: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Return (train, valid): whole speakers for validation where there are at least three, else single samples."""
+    rng = Random(f"{seed}/valid")
+    groups: dict[str, list[int]] = {}
+    speakers = {sample.speaker for sample in samples}
+    for index, sample in enumerate(samples):
+        by_speaker = sample.speaker is not None and len(speakers) >= 3
+        groups.setdefault(f"speaker {sample.speaker}" if by_speaker else f"sample {index}", []).append(index)
+    names = sorted(groups)
+    rng.shuffle(names)
+    chosen: set[int] = set()
+    for name in names:
+        after = len(chosen) + len(groups[name])
+        if len(chosen) < share * len(samples) and after <= len(samples) / 2:
+            chosen.update(groups[name])
+    train = tuple(sample for index, sample in enumerate(samples) if index not in chosen)
+    return train, tuple(sample for index, sample in enumerate(samples) if index in chosen)
+
+
+def _preset_of(model: str) -> str:
+    """A folder of a model in nano's layout is trained as nano is."""
+    return "nano" if Path(model).is_dir() else model
