@@ -1,35 +1,52 @@
 """The one training loop, flat and read top to bottom; recipes configure it and tasks fill it.
 
-Devices and data parallelism come from accelerate; bfloat16 is autocast (no loss scaling is needed for it). The rate is
-a pure function of the step. Checkpoints hold what is trained (parameters with ``requires_grad`` and persistent
-buffers), so a frozen backbone is not saved with its adapter. What the loop does not do: sharded (FSDP, DeepSpeed)
-checkpoints.
+How many processes train, and what each holds, comes from the file given to ``accelerate launch`` (`train.strategy`);
+``emollama train`` is one process. Every batch runs inside the prepared module's forward pass.
+
+A step is one update over ``accumulate_steps`` batches of every process. Its loss is the mean over all their terms:
+batches that say how many they have (``weight``, such as answer tokens) count by it, others count alike, whichever
+process had them and however they were accumulated.
+
+Before every batch torch's generators are seeded from (seed, epoch, number of the batch in the epoch over all
+processes), and before every validation from (seed, step). Dropout thus depends neither on the rank nor on where a run
+was resumed, and a checkpoint holds no generator: a run that was killed follows the undisturbed one.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
+import hashlib
 import logging
-import math
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from emollama.errors import CheckpointError, InputError
+from emollama.errors import InputError, TrainingError
 from train.config import TrainConfig
-from train.run_dir import Checkpoint, RunDir
-from train.task import Batches, Task
+from train.display import Clock, Display
+from train.figures import Figures
+from train.optimizer import build_optimizer, set_learning_rate, trained_parameters
+from train.run_dir import Checkpoint, Position, RunDir
+from train.shares import Shares
+from train.strategy import Strategy
+from train.task import Task
+from train.trackers import require_trackers, start_trackers
+from train.trained_state import (
+    load_optimizer_state,
+    load_trained_state,
+    optimizer_state,
+    trained_state,
+    whole_parameters,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,202 +67,277 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
     """Train a task to its end and export it; with ``resume``, go on from the run directory's last checkpoint, if any.
 
     SIGINT and SIGTERM save a checkpoint after the current step and return with ``interrupted``. A loss that is not
-    finite raises `CheckpointError` and leaves the last checkpoint as it was.
+    finite, or too little memory, raises `TrainingError` and leaves the last checkpoint as it was.
     """
-    run_dir = RunDir(config, resume=resume)
+    require_trackers(config.trackers)
+    strategy = Strategy(config)
+    with strategy.main_first():
+        run_dir = RunDir(config, resume=resume, writes=strategy.is_main)
     if config.threads:
         torch.set_num_threads(config.threads)
-    accelerator = Accelerator(cpu=config.device == "cpu")
     torch.manual_seed(config.seed)
-    model = task.build_model().to(accelerator.device)
-    optimizer = _build_optimizer(config, model)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    plain: nn.Module = accelerator.unwrap_model(model)
-    ema = {k: v.detach().clone() for k, v in trained_state(plain).items()} if config.ema_decay else {}
+    model = task.build_model()
+    if strategy.kind != "fsdp2":  # which moves a layer at a time, as it takes its part of it
+        model = model.to(strategy.device)
+    if config.gradient_checkpointing:
+        _enable_gradient_checkpointing(model)
+    prepared, optimizer = strategy.prepare(model, functools.partial(build_optimizer, config))
+    parameters = trained_parameters(optimizer)
+    ema = {k: v.detach().clone() for k, v in trained_state(model).items()} if config.ema_decay else {}
 
-    num_batches = len(_share(task.batches(epoch=0, seed=config.seed), accelerator))
-    steps_per_epoch = math.ceil(num_batches / config.accumulate_steps)
-    total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
+    def shares_of(epoch: int) -> Shares:
+        batches = task.batches(epoch=epoch, seed=config.seed)
+        return Shares(batches, rank=strategy.rank, size=strategy.size, accumulate=config.accumulate_steps)
+
+    first = shares_of(0)
+    total_steps = min(config.epochs * len(first), config.max_steps or config.epochs * len(first))
     if total_steps == 0:
         raise InputError("the task has no batches to train on", field="task")
-    step = start_epoch = start_batch = stale = 0
-    best: float | None = None
-    metrics: dict[str, float] = {}
+    at = Position(batches_per_step=first.per_step)
     if resume and run_dir.has("last"):
-        checkpoint = run_dir.load("last")
-        load_trained_state(plain, checkpoint.model)
-        for name, tensor in checkpoint.ema.items():
-            ema[name].copy_(tensor)
-        state = checkpoint.state
-        optimizer.load_state_dict(state["optimizer"])
-        _set_generators(state["generators"])
-        step, start_epoch, start_batch = state["step"], state["epoch"], state["batch"]
-        best, stale, metrics = state["best"], state["stale"], state["metrics"]
-        run_dir.log("resume", step=step, epoch=start_epoch, batch=start_batch)
-    else:
-        parameters = sum(p.numel() for p in plain.parameters())
-        trained = sum(p.numel() for p in plain.parameters() if p.requires_grad)
-        run_dir.log("start", parameters=parameters, trained=trained, total_steps=total_steps)
+        at = _restore(strategy, run_dir, model, optimizer, ema, batches_per_step=first.per_step)
+    if resume:
+        run_dir.log("resume", step=at.step, epoch=at.epoch, batch=at.batch, from_byte=at.log_bytes)
+    if at.step == 0:
+        sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+        parameter_count, trained = sum(n for n, _ in sizes), sum(n for n, is_trained in sizes if is_trained)
+        run_dir.log("start", parameters=parameter_count, trained=trained, total_steps=total_steps,
+                    strategy=strategy.kind, processes=strategy.size)  # fmt: skip
+    start_trackers(strategy.accelerator, config, run_dir, step=at.step)
+    display = Display(
+        recipe=config.recipe, epochs=config.epochs, total_steps=total_steps, step=at.step, shows=strategy.is_main
+    )
 
-    def save(*, epoch: int, batch: int, is_best: bool = False) -> None:
-        if not accelerator.is_main_process:
-            return
-        position = {"step": step, "epoch": epoch, "batch": batch, "best": best, "stale": stale, "metrics": metrics}
-        state = {**position, "optimizer": optimizer.state_dict(), "generators": _generators()}
-        run_dir.save(Checkpoint(model=trained_state(plain), ema=ema, state=state), best=is_best)
+    def is_finished() -> bool:
+        return at.step >= total_steps or (config.patience is not None and at.stale >= config.patience)
 
-    saved_at = logged_at = time.monotonic()
+    def save(*, is_best: bool = False) -> None:
+        with strategy.main_first():
+            partial = run_dir.begin_checkpoint(at.step)
+        strategy.save_optimizer(partial)
+        if strategy.is_sharded or strategy.is_main:
+            weights = trained_state(model)
+            tensors = optimizer_state(model, optimizer) if strategy.kind != "deepspeed" else {}
+        if strategy.is_main:
+            broken = [name for name, value in weights.items() if not bool(value.isfinite().all())]
+            if broken:  # a loss that nobody looked at yet has spoilt the weights
+                raise _not_finite(config, run_dir, f"{broken[0]} is not finite after step {at.step}")
+            run_dir.save(Checkpoint(model=weights, ema=ema, optimizer=tensors, position=at), best=is_best)
+        strategy.wait()
+
+    def export(folder: Path) -> None:
+        whole = trained_state(model) if strategy.is_sharded else {}
+        if strategy.is_main:
+            with whole_parameters(model, whole):
+                task.export(model, folder)
+        strategy.wait()
+
+    def validate() -> None:
+        seed_generators(config.seed, "validation", at.step)
+        prepared.eval()
+        with _averaged(model, ema), torch.no_grad():
+            measured: Mapping[str, float] = {}
+            if strategy.is_sharded:
+                measured = prepared(task.validate)
+            elif strategy.is_main:
+                with torch.autocast(strategy.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                    measured = task.validate(model)
+            at.metrics = {name: float(value) for name, value in strategy.from_main(measured).items()}
+            if config.monitor_name not in at.metrics:
+                raise InputError(
+                    f"monitor {config.monitor_name!r} is not measured; there are: {', '.join(at.metrics)}",
+                    field="monitor",
+                )
+            score = at.metrics[config.monitor_name]
+            is_best = at.best is None or config.monitor_sign * (score - at.best) > 0
+            at.best, at.best_step, at.stale = (score, at.step, 0) if is_best else (at.best, at.best_step, at.stale + 1)
+            at.validation_due = False
+            name = ""
+            if config.keep_exports:
+                partial = run_dir.begin_export(at.step)
+                export(partial)
+                name = run_dir.keep_export(partial, newest=config.keep_exports, best_step=at.best_step)
+        rounded = {k: round(v, 6) for k, v in at.metrics.items()}
+        run_dir.log("validate", step=at.step, epoch=epoch, best=is_best, **rounded)
+        if name:
+            run_dir.log("checkpoint", step=at.step, export=name)
+        strategy.accelerator.log({f"validation/{k}": v for k, v in at.metrics.items()}, step=at.step)
+        display.validated(at.metrics, step=at.step, is_best=is_best)
+        save(is_best=is_best)
+        if is_finished() and at.step < total_steps:
+            logger.info("no better %s for %d validations: stopping", config.monitor_name, at.stale)
+
     stopped = False
-    console = Console(stderr=True)
-    with _stop_signal() as stop, Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task(config.recipe, total=total_steps, completed=step)
-        for epoch in range(start_epoch, config.epochs):
-            batches = _share(task.batches(epoch=epoch, seed=config.seed), accelerator)
-            sums: dict[str, float] = {}
-            count = 0
-            model.train()
-            for index, batch in _from(batches, start_batch):
-                if step >= total_steps:
-                    break
-                update = (index + 1) % config.accumulate_steps == 0 or index + 1 == len(batches)
-                with nullcontext() if update else accelerator.no_sync(model):
-                    with _autocast(config, accelerator.device):
-                        loss, figures = task.loss(model, batch)
-                    accelerator.backward(loss / config.accumulate_steps)
-                for name, value in {"loss": loss.detach().item(), **figures}.items():
-                    sums[name] = sums.get(name, 0.0) + value
-                count += 1
-                if not update:
-                    continue
-                if not math.isfinite(sums["loss"]):
-                    raise CheckpointError(
-                        f"the loss is not finite at step {step} of {run_dir.path}; lower learning_rate"
-                    )
+    figures, clock, saved_at = Figures(), Clock(), time.monotonic()
+    with _stop_signal() as stop, display, _explained_memory(config):
+        epoch = at.epoch
+        if at.validation_due:
+            validate()
+        for epoch in range(at.epoch, config.epochs):
+            if is_finished() or stopped:
+                break
+            for share in shares_of(epoch).steps(at.batch):
+                prepared.train()
+                rate = set_learning_rate(config, optimizer, step=at.step, total_steps=total_steps)
+                weight, tokens = strategy.sum(share.weight, share.num_tokens)
+                if weight <= 0:
+                    raise InputError(f"the batches of step {at.step + 1} have no term to learn", field="task")
+                for turn, micro in enumerate(share.micro_batches, 1):
+                    seed_generators(config.seed, epoch, micro.index)
+                    with strategy.accumulating(prepared, is_update=turn == len(share.micro_batches)):
+                        loss, reported = prepared(task.loss, micro.batch)
+                        strategy.backward(loss * (micro.weight * strategy.size / weight))
+                    if micro.weight:
+                        figures.watch(at.step + 1, loss.detach())
+                        figures.add({"loss": loss.detach(), **reported}, weight=micro.weight)
                 if config.clip_norm is not None:
-                    accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-                rate = learning_rate(config, step=step, total_steps=total_steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    figures.add({"gradient_norm": strategy.clip(parameters, config.clip_norm)}, weight=1.0)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                step += 1
-                _average(ema, plain, decay=min(config.ema_decay, (1 + step) / (10 + step)))
-                progress.update(
-                    bar,
-                    completed=step,
-                    description=f"{config.recipe} epoch {epoch + 1} loss {sums['loss'] / count:.4f}",
+
+                at.step += 1
+                at.epoch, at.batch = (epoch + 1, 0) if share.is_last else (epoch, share.next_index)
+                at.validation_due = (
+                    at.step == total_steps
+                    or (share.is_last and (epoch + 1) % config.validate_every_epochs == 0)
+                    or _is_turn(at.step, config.validate_every_steps)
                 )
-                now = time.monotonic()
-                if step % config.log_every_steps == 0 or step == total_steps:
-                    means = {name: round(value / count, 6) for name, value in sums.items()}
-                    run_dir.log(
-                        "step", step=step, epoch=epoch, learning_rate=rate, seconds=round(now - logged_at, 2), **means
-                    )
-                    sums, count, logged_at = {}, 0, now
-                if stop.is_set() and step < total_steps:
-                    stopped = True
-                elif now - saved_at < config.checkpoint_every_seconds:
+                _average(ema, model, decay=min(config.ema_decay, (1 + at.step) / (10 + at.step)))
+                clock.step(tokens=tokens)
+                left = clock.seconds_left(total_steps - at.step)
+                display.stepped(step=at.step, epoch=epoch, seconds_left=left)
+                logs = _is_turn(at.step, config.log_every_steps) or at.step == total_steps
+                is_time = strategy.is_main and time.monotonic() - saved_at >= config.checkpoint_every_seconds
+                saves = is_time or _is_turn(at.step, config.checkpoint_every_steps)
+                # On a GPU every look at a loss is a wait for it.
+                looks = logs or saves or at.validation_due or strategy.device.type == "cpu"
+                broken = figures.first_not_finite() if looks else None
+                stops, saves, breaks = (n > 0 for n in strategy.sum(stop.is_set(), saves, broken is not None))
+                if breaks:
+                    raise _not_finite(config, run_dir, f"the loss is not finite at step {broken or at.step}")
+                if logs:
+                    means = {name: round(value, 6) for name, value in figures.take(strategy).items()}
+                    means |= {"learning_rate": rate, **clock.lap(), "seconds_left": left}
+                    run_dir.log("step", step=at.step, epoch=epoch, **means)
+                    strategy.accelerator.log({f"training/{k}": v for k, v in means.items()}, step=at.step)
+                    display.logged(
+                        step=at.step, epoch=epoch, loss=means["loss"], learning_rate=rate, seconds_left=left,
+                        tokens_per_second=means["tokens_per_second"],
+                    )  # fmt: skip
+                stopped = stops and at.step < total_steps
+                if at.validation_due and not stopped:
+                    validate()
+                elif saves or stopped:
+                    save()
+                else:
                     continue
-                save(epoch=epoch, batch=index + 1)
-                saved_at = now
-                if stopped:
-                    break
-            if stopped:
-                break
-            start_batch = 0
-            done = epoch + 1 == config.epochs or step >= total_steps
-            if done or (epoch + 1) % config.validate_every_epochs == 0:
-                with _averaged(plain, ema), torch.no_grad(), _autocast(config, accelerator.device):
-                    plain.eval()
-                    metrics = {name: float(value) for name, value in task.validate(plain).items()}
-                if config.monitor_name not in metrics:
-                    raise InputError(
-                        f"monitor {config.monitor_name!r} is not measured; there are: {', '.join(metrics)}",
-                        field="monitor",
-                    )
-                score = metrics[config.monitor_name]
-                improved = best is None or config.monitor_sign * (score - best) > 0
-                best, stale = (score, 0) if improved else (best, stale + 1)
-                run_dir.log("validate", step=step, epoch=epoch, **{k: round(v, 6) for k, v in metrics.items()})
-                logger.info("%s epoch %d/%d step %d %s", config.recipe, epoch + 1, config.epochs, step,
-                            " ".join(f"{k} {v:.4f}" for k, v in metrics.items()))  # fmt: skip
-                save(epoch=epoch + 1, batch=0, is_best=improved)
                 saved_at = time.monotonic()
-                if config.patience is not None and stale >= config.patience:
-                    logger.info("no better %s for %d validations: stopping", config.monitor_name, stale)
-                    done = True
-            if done:
-                break
-            if stop.is_set():
-                save(epoch=epoch + 1, batch=0)
-                stopped = True
-                break
+                if stopped or is_finished():
+                    break
     if stopped:
-        run_dir.log("interrupt", step=step)
-        return RunResult(run_dir=run_dir.path, steps=step, metrics=metrics, best=best, interrupted=True, export=None)
+        run_dir.log("interrupt", step=at.step)
+        _end(strategy)
+        return RunResult(
+            run_dir=run_dir.path, steps=at.step, metrics=at.metrics, best=at.best, interrupted=True, export=None
+        )
 
     folder = Path(config.export_dir) if config.export_dir else run_dir.path / "export"
-    if accelerator.is_main_process:
-        if config.export == "best":
-            checkpoint = run_dir.load("best")
-            load_trained_state(plain, checkpoint.ema or checkpoint.model)
-        elif ema:
-            load_trained_state(plain, ema)
+    if config.export == "best":
+        checkpoint = run_dir.load("best")
+        load_trained_state(model, checkpoint.ema or checkpoint.model)
+    elif ema:
+        load_trained_state(model, ema)
+    if strategy.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        task.export(plain.eval(), folder)
-        run_dir.log("end", step=step, export=config.export, best=best, **{k: round(v, 6) for k, v in metrics.items()})
-    accelerator.wait_for_everyone()
-    return RunResult(run_dir=run_dir.path, steps=step, metrics=metrics, best=best, interrupted=False, export=folder)
+    prepared.eval()
+    export(folder)
+    run_dir.log("end", step=at.step, export=config.export, best=at.best,
+                **{k: round(v, 6) for k, v in at.metrics.items()})  # fmt: skip
+    _end(strategy)
+    return RunResult(
+        run_dir=run_dir.path, steps=at.step, metrics=at.metrics, best=at.best, interrupted=False, export=folder
+    )
 
 
-def learning_rate(config: TrainConfig, *, step: int, total_steps: int) -> float:
-    """Return the rate of a step (from 0): a linear warm-up, then the schedule down to its floor."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
-    shape = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[config.schedule]
-    return config.learning_rate * (config.min_learning_rate_ratio + (1.0 - config.min_learning_rate_ratio) * shape)
+def seed_generators(*parts: int | str) -> None:
+    """Seed torch's generators on every device from what names a moment of a run."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "big") >> 1)  # 63 bits: a seed is signed
 
 
-def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes, not copied: parameters with ``requires_grad`` (tied ones once), kept buffers."""
-    state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    persistent = model.state_dict().keys()
-    return state | {name: b for name, b in model.named_buffers() if name in persistent}
+def _is_turn(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
 
 
-def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy `trained_state` back in place; names or shapes that differ raise `CheckpointError`."""
-    own = trained_state(model)
-    if own.keys() != state.keys():
-        differing = sorted(own.keys() ^ state.keys())
-        raise CheckpointError(f"the checkpoint does not fit the model; differing names: {', '.join(differing[:8])}")
-    for name, tensor in own.items():
-        if tensor.shape != state[name].shape:
-            raise CheckpointError(
-                f"{name} has shape {tuple(state[name].shape)} in the checkpoint, {tuple(tensor.shape)} in the model"
-            )
-        tensor.copy_(state[name])
+def _enable_gradient_checkpointing(model: nn.Module) -> None:
+    enable = getattr(model, "enable_gradient_checkpointing", None)
+    if enable is None:
+        raise InputError(
+            f"gradient_checkpointing is true; allowed with {type(model).__name__}: false",
+            field="gradient_checkpointing",
+        )
+    enable()
 
 
-def _build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},  # biases, norms
-    ]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
-        raise InputError("the model has no parameter to train", field="task")
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+def _restore(
+    strategy: Strategy,
+    run_dir: RunDir,
+    model: nn.Module,
+    optimizer: Optimizer,
+    ema: Mapping[str, Tensor],
+    *,
+    batches_per_step: int,
+) -> Position:
+    """Put the last checkpoint into a fresh run; the optimiser's state is left out when another strategy kept it."""
+    checkpoint = run_dir.load("last")
+    before = checkpoint.position.batches_per_step
+    if before != batches_per_step:
+        raise InputError(
+            f"accumulate_steps times processes is {batches_per_step}; allowed in this run_dir: {before}",
+            field="accumulate_steps",
+        )
+    load_trained_state(model, checkpoint.model)
+    for name, tensor in checkpoint.ema.items():
+        ema[name].copy_(tensor)
+    folder = run_dir.checkpoint_folder("last")
+    if (folder / "deepspeed").is_dir() != (strategy.kind == "deepspeed"):
+        logger.warning("the optimiser's state was saved by another strategy: only the weights go on")
+    elif strategy.kind == "deepspeed":
+        strategy.load_optimizer(folder)
+    else:
+        load_optimizer_state(model, optimizer, checkpoint.optimizer)
+    return checkpoint.position
 
 
-def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+def _not_finite(config: TrainConfig, run_dir: RunDir, what: str) -> TrainingError:
+    kept = run_dir.path / "checkpoints" / "last"
+    remedy = f"lower learning_rate ({config.learning_rate:g})"
+    if config.clip_norm is None:
+        remedy += ", set clip_norm=1"
+    remedy += " or raise warmup_steps, in a new run_dir"
+    there = f"; the last checkpoint is {kept.resolve()}" if run_dir.has("last") else ""
+    return TrainingError(f"{what}: {remedy}{there}", field="learning_rate")
 
 
+@contextmanager
+def _explained_memory(config: TrainConfig) -> Iterator[None]:
+    """Say which settings need less memory when the device has too little."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        knobs = [f"batch_size={max(1, config.batch_size // 2)} accumulate_steps={config.accumulate_steps * 2}"]
+        if not config.gradient_checkpointing:
+            knobs.append("gradient_checkpointing=true")
+        if config.precision == "fp32":
+            knobs.append("precision=bf16")
+        knobs.append("recipe qlora, or several GPUs with train/accelerate/fsdp2.yaml")
+        raise TrainingError(
+            f"the device's memory is too small ({str(error).splitlines()[0]}); try, in this order: {'; '.join(knobs)}",
+            field="batch_size",
+        ) from error
+
+
+@torch.no_grad()
 def _average(ema: dict[str, Tensor], model: nn.Module, *, decay: float) -> None:
     if not ema:
         return
@@ -270,42 +362,10 @@ def _averaged(model: nn.Module, ema: Mapping[str, Tensor]) -> Iterator[None]:
         load_trained_state(model, current)
 
 
-class _Share:
-    """Every n-th batch, for one of n processes; the rest at the end is dropped so that all do as many steps."""
-
-    def __init__(self, batches: Batches, *, rank: int, size: int) -> None:
-        self.batches, self.rank, self.size = batches, rank, size
-
-    def __len__(self) -> int:
-        return len(self.batches) // self.size
-
-    def __iter__(self) -> Iterator[Any]:
-        return itertools.islice(self.batches, self.rank, len(self) * self.size, self.size)
-
-
-def _share(batches: Batches, accelerator: Accelerator) -> Batches:
-    if accelerator.num_processes == 1:
-        return batches
-    return _Share(batches, rank=accelerator.process_index, size=accelerator.num_processes)
-
-
-def _from(batches: Batches, start: int) -> Iterator[tuple[int, Any]]:
-    """Yield ``(index, batch)`` from ``start`` on, jumping there when the batches can be indexed."""
-    item = getattr(batches, "__getitem__", None)
-    if item is not None:
-        return ((index, item(index)) for index in range(start, len(batches)))
-    return itertools.islice(enumerate(batches), start, None)
-
-
-def _generators() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def _set_generators(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def _end(strategy: Strategy) -> None:
+    """Finish the trackers and let the processes part."""
+    if strategy.size > 1 or strategy.accelerator.trackers:
+        cast(Any, strategy.accelerator).end_training()
 
 
 @contextmanager

@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from emollama.errors import CheckpointError, InputError
+from emollama.errors import CheckpointError, InputError, TrainingError
 from train.config import TrainConfig
-from train.loop import learning_rate, load_trained_state, run, trained_state
-from train.run_dir import RunDir
+from train.loop import run
+from train.optimizer import learning_rate
+from train.run_dir import RunDir, read_metrics
+from train.trained_state import load_trained_state, trained_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +198,7 @@ def test_a_clock_checkpoint_is_written_inside_an_epoch(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(CheckpointError, match="not finite"):
+    with pytest.raises(TrainingError, match=r"not finite at step 1: lower learning_rate"):
         run(config_in(tmp_path), Toy(Options(is_broken=True)))
 
 
