@@ -118,8 +118,9 @@ class EmoLlama(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Let every layer of the backbone compute its activations again in the backward pass, to save memory."""
-        base = base_of(self.backbone)
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        from emollama.backbones.llama import recompute_activations
+
+        recompute_activations(base_of(self.backbone))
 
     def hidden(self, batch: ModelBatch) -> Tensor:
         """Return the backbone's last hidden states [B, T, W], after its final norm."""

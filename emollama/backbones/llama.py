@@ -77,6 +77,19 @@ def save_llama(model: nn.Module, folder: Path, *, shape: LlamaShape, dtype: torc
     write_json(folder / "config.json", {**shape.to_hf_dict(), "dtype": str(dtype).removeprefix("torch.")})
 
 
+def recompute_activations(model: nn.Module) -> None:
+    """Let every layer compute its activations again in the backward pass, to save memory.
+
+    Embeddings are given a gradient as well: without one, nothing would be recomputed where only adapters learn.
+    """
+    llama: Any = model
+    settings = {"use_reentrant": False}
+    # transformers 5.23 calls it by a new name and warns about the old one
+    enable = getattr(llama, "activation_checkpointing_enable", None) or llama.gradient_checkpointing_enable
+    enable(settings)
+    llama.enable_input_require_grads()
+
+
 def resize_vocabulary(model: LlamaForCausalLM, num_tokens: int) -> None:
     """Grow the embedding (and the head) to ``num_tokens`` rows; new rows are the mean of the old ones."""
     old = model.get_input_embeddings().weight.shape[0]

@@ -1,13 +1,15 @@
 """LLaMA in 4 or 8 bits through bitsandbytes, to train LoRA on a model that does not fit otherwise (QLoRA, 2023).
 
-The frozen weights are quantised while the folder is read; LoRA, norms and the head stay in the compute dtype. NF4 runs
-on a processor as well (slowly: it is for tests there). `lean.py` answers with merged, unquantised weights.
+The frozen weights are quantised while a folder is read, or in place (`quantize_llama`); LoRA, norms, embeddings and the
+head stay unquantised, because the head decides between near labels. NF4 runs on a processor as well (slowly: it is for
+tests there). `lean.py` answers with merged, unquantised weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 BITS = (4, 8)
+_UNQUANTISED = ("lm_head",)
 
 
 def load_quantized_llama(
@@ -32,10 +35,7 @@ def load_quantized_llama(
     """
     if bits not in BITS:
         raise InputError(f"bits is {bits!r}; allowed: 4, 8", field="bits")
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise DependencyError("4 and 8 bits need bitsandbytes: pip install 'emollama[gpu]'") from error
+    _bitsandbytes()
     from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
     for path in folder.glob("*.bin"):
@@ -47,9 +47,10 @@ def load_quantized_llama(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute_dtype,
+            llm_int8_skip_modules=list(_UNQUANTISED),
         )
         if bits == 4
-        else BitsAndBytesConfig(load_in_8bit=True)
+        else BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(_UNQUANTISED))
     )
     model, info = LlamaForCausalLM.from_pretrained(
         folder,
@@ -75,6 +76,51 @@ def _check_report(info: dict[str, object], shape: LlamaShape, folder: Path) -> N
     if problems:
         listed = "; ".join(f"{name}: {', '.join(found[:6])}" for name, found in problems.items())
         raise CheckpointError(f"{folder} does not fit the model; {listed}", field="checkpoint")
+
+
+def quantize_llama(
+    model: nn.Module, *, compute_dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """Replace every projection of a model in memory by its NF4 form with nested scales, on ``device``; freezes them.
+
+    For weights that lie in no folder: random ones of a benchmark or a test. The head stays as it is.
+    """
+    bnb = _bitsandbytes()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] not in _UNQUANTISED:
+            packed = bnb.nn.Linear4bit(
+                module.in_features, module.out_features, bias=False, compute_dtype=compute_dtype,
+                compress_statistics=True, quant_type="nf4", device="meta",
+            )  # fmt: skip
+            packed.weight = bnb.nn.Params4bit(
+                module.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
+            )
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, packed.to(device))
+    model.to(device)
+    model.is_loaded_in_4bit = True  # type: ignore[assignment] # peft asks the model, not the layer
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def paged_adamw(groups: Iterable[Any], *, lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """Return AdamW with 8-bit moments whose pages may move to the host when the GPU is full (QLoRA, section 3)."""
+    bnb = _bitsandbytes()
+    if not torch.cuda.is_available():
+        raise InputError(
+            "optimizer is 'paged_adamw', which needs a CUDA device; allowed here: adamw", field="optimizer"
+        )
+    optimizer: torch.optim.Optimizer = bnb.optim.PagedAdamW8bit(groups, lr=lr, betas=betas)
+    return optimizer
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise DependencyError("4 and 8 bits need bitsandbytes: pip install 'emollama[gpu]'") from error
+    return bitsandbytes
 
 
 def is_quantized(model: nn.Module) -> bool:
