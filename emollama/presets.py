@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from emollama.chat_prompt import TEMPLATE_OF, chat_template
-from emollama.config import EncoderConfig, LlamaShape, ModelConfig, preset
+from emollama.config import EncoderConfig, LlamaShape, LoraSettings, ModelConfig, preset
 from emollama.errors import InputError
 from emollama.model import EmoLlama, ModelBatch
 from emollama.projectors import build_projector, count_tokens
@@ -166,50 +166,70 @@ def debug_shape(shape: LlamaShape, *, vocab_size: int, end_id: int = ByteTokeniz
 def build(name: str, *, debug: bool = True, seed: int = 0) -> Built:
     """Build a preset with random weights. ``debug=False`` needs the memory of the full model."""
     from emollama.backbones.llama import build_llama
-    from emollama.backbones.lora import attach_lora
 
+    config, parts, tokenizer = build_encoders(name, debug=debug, seed=seed)
+    placeholders = {stream.name: tokenizer.placeholders[stream.placeholder] for stream in config.streams}
+    backbone = build_llama(config.backbone, seed=seed)
+    model = assemble_model(config, backbone, placeholder_ids=placeholders, lora=config.lora, seed=seed)
+    return Built(config=config, parts=parts, model=model.eval(), tokenizer=tokenizer)
+
+
+def build_encoders(
+    name: str, *, debug: bool = True, seed: int = 0
+) -> tuple[ModelConfig, tuple[Part, ...], ByteTokenizer]:
+    """Build a preset's encoders with random weights; the configuration tells their real widths.
+
+    With ``debug`` they are tiny, and so are the backbone and the adapter that the configuration describes.
+    """
     config = preset(name)
+    template = chat_template(TEMPLATE_OF[name]) if name in TEMPLATE_OF else None
+    tokenizer = ByteTokenizer(
+        [stream.placeholder for stream in config.streams], specials=() if template is None else template.specials
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts = tuple(_part(encoder, _make(encoder, debug=debug)) for encoder in config.encoders)
-        widths = {stream: width for part in parts for stream, width in part.widths.items()}
-        template = None if name not in TEMPLATE_OF else chat_template(TEMPLATE_OF[name])
-        tokenizer = ByteTokenizer(
-            [stream.placeholder for stream in config.streams], specials=() if template is None else template.specials
-        )
-        end_id = None if template is None else tokenizer.find(template.end)
-        if debug:
-            projectors = {
-                stream.name: dataclasses.replace(stream.projector, num_heads=2, depth=1) for stream in config.streams
-            }
-            config = dataclasses.replace(
-                config,
-                backbone=debug_shape(
-                    config.backbone,
-                    vocab_size=tokenizer.vocab_size,
-                    end_id=ByteTokenizer.eos_id if end_id is None else end_id,
-                ),
-                lora=dataclasses.replace(config.lora, rank=2, alpha=4.0),
-                streams=tuple(
-                    dataclasses.replace(stream, width=widths[stream.name], projector=projectors[stream.name])
-                    for stream in config.streams
-                ),
-            )
-        else:
-            config = dataclasses.replace(
-                config,
-                streams=tuple(dataclasses.replace(s, width=widths[s.name]) for s in config.streams),
-            )
-        backbone: nn.Module = build_llama(config.backbone, seed=seed)
-        model = EmoLlama(
-            attach_lora(backbone, config.lora, seed=seed),
-            {
-                stream.name: build_projector(stream.width, config.backbone.hidden_size, stream.projector)
-                for stream in config.streams
-            },
-            {stream.name: tokenizer.placeholders[stream.placeholder] for stream in config.streams},
-        )
-    return Built(config=config, parts=parts, model=model.eval(), tokenizer=tokenizer)
+    widths = {stream: width for part in parts for stream, width in part.widths.items()}
+    streams = tuple(dataclasses.replace(stream, width=widths[stream.name]) for stream in config.streams)
+    if not debug:
+        return dataclasses.replace(config, streams=streams), parts, tokenizer
+    end_id = ByteTokenizer.eos_id if template is None else tokenizer.find(template.end)
+    tiny = dataclasses.replace(
+        config,
+        backbone=debug_shape(config.backbone, vocab_size=tokenizer.vocab_size, end_id=end_id or ByteTokenizer.eos_id),
+        lora=dataclasses.replace(config.lora, rank=2, alpha=4.0),
+        streams=tuple(
+            dataclasses.replace(stream, projector=dataclasses.replace(stream.projector, num_heads=2, depth=1))
+            for stream in streams
+        ),
+    )
+    return tiny, parts, tokenizer
+
+
+def assemble_model(
+    config: ModelConfig,
+    backbone: nn.Module,
+    *,
+    placeholder_ids: Mapping[str, int],
+    lora: LoraSettings | None = None,
+    seed: int = 0,
+) -> EmoLlama:
+    """Join a backbone (its adapter on it, or fresh ``lora``) and fresh projectors of the preset's streams.
+
+    With a backbone on the meta device all of it is without memory, which is how full sizes are counted.
+    """
+    from emollama.backbones.lora import attach_lora
+
+    device = next(backbone.parameters()).device
+    if lora is not None:
+        backbone = attach_lora(backbone, lora, seed=seed)
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if device.type == "meta" else "cpu"):
+        torch.manual_seed(seed)
+        projectors = {
+            stream.name: build_projector(stream.width, config.backbone.hidden_size, stream.projector)
+            for stream in config.streams
+        }
+    return EmoLlama(backbone, projectors, placeholder_ids)
 
 
 def load(
@@ -226,17 +246,8 @@ def load(
 
     Raises `DependencyError` that names the first weights which are not here and how to get them.
     """
-    from emollama.checkpoint import resolve_weights
-
-    config, own = preset(name), dict(folders or {})
-    places = {
-        weights: resolve_weights(weights, folder=own.pop(weights, None), download=download)
-        for weights in dict.fromkeys([config.backbone_weights, *(encoder.weights for encoder in config.encoders)])
-        if weights is not None
-    }
-    if own:
-        raise InputError(f"folders name weights that {name} does not use: {', '.join(sorted(own))}", field="folders")
-    parts = tuple(_part(encoder, _read(encoder, places[encoder.weights or ""])) for encoder in config.encoders)
+    config, places = preset(name), find_weights(name, folders=folders, download=download)
+    parts = load_encoders(config, places)
     backbone = places[config.backbone_weights or ""]
     runtime = Runtime.load(
         backbone,
@@ -249,6 +260,38 @@ def load(
         device=device,
     )
     return Loaded(config=config, parts=parts, runtime=runtime, tokenizer=backbone / "tokenizer.json")
+
+
+def find_weights(name: str, *, folders: Mapping[str, Path] | None = None, download: bool = False) -> dict[str, Path]:
+    """Return where each part of a preset lies, by its name in `checkpoint.MODELS`.
+
+    Raises `DependencyError` that names the first weights which are not here, `InputError` for folders of no part.
+    """
+    from emollama.checkpoint import resolve_weights
+
+    config, own = preset(name), dict(folders or {})
+    places = {
+        weights: resolve_weights(weights, folder=own.pop(weights, None), download=download)
+        for weights in dict.fromkeys([config.backbone_weights, *(encoder.weights for encoder in config.encoders)])
+        if weights is not None
+    }
+    if own:
+        raise InputError(f"folders name weights that {name} does not use: {', '.join(sorted(own))}", field="folders")
+    return places
+
+
+def load_encoders(
+    config: ModelConfig, places: Mapping[str, Path], *, device: torch.device | str = "cpu"
+) -> tuple[Part, ...]:
+    """Read the weights of a preset's encoders from ``places`` (`find_weights`) onto a device."""
+    parts = []
+    for encoder in config.encoders:
+        made = _read(encoder, places[encoder.weights or ""])
+        for module in [made] if isinstance(made, nn.Module) else vars(made).values():
+            if isinstance(module, nn.Module):
+                module.to(device)
+        parts.append(_part(encoder, made))
+    return tuple(parts)
 
 
 # ---- encoders of one shape ---------------------------------------------------------------------------------------
@@ -410,7 +453,7 @@ def _whisper(config: EncoderConfig, encoder: Any) -> _Adapter:
         for start in range(0, len(samples), window):
             piece = samples[start : start + window]
             mel = log_mel(torch.nn.functional.pad(piece, (0, -len(piece) % (2 * HOP))), num_mels=encoder.shape.num_mels)
-            parts.append(encoder(mel[None])[0].float().cpu().numpy())
+            parts.append(encoder(mel[None].to(next(encoder.parameters()).device))[0].float().cpu().numpy())
         return {config.streams[0]: np.concatenate(parts)}
 
     return {config.streams[0]: encoder.shape.width}, call
