@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import logging
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +25,25 @@ from server import errors
 from server.deps import Analyzing
 from server.gate import Gate
 from server.ingest import Inbox, UploadLimits
+from server.jobs.catalog import AdapterCatalog
+from server.jobs.service import TRAINER, JobService
+from server.layout import DataFolder
 from server.middleware import EdgeMiddleware
 from server.models import Load, ModelHost, ModelSpec, load_analyzer
 from server.routes import ROUTERS, docs
 from server.schemas.analysis import EXAMPLE
+from server.schemas.fine_tuning import request_schemas
 from server.scratch import Scratch
 from server.settings import Settings
+from server.store import Store
 
 logger = logging.getLogger("server.app")
 
 _DESCRIPTION = """Reads the emotion that a person in a clip appears to show from face, voice and words, and says what
 it rests on. An expression is not an inner state: the answers describe how someone appears.
 
-Every error has the shape `{"error": {"message", "type", "param", "code"}}`. A clip is deleted when its answer is sent.
+Every error has the shape `{"error": {"message", "type", "param", "code"}}`. A clip sent to `/analyze` is deleted when
+its answer is sent; a file for fine-tuning is kept until it is deleted or expires.
 """
 
 
@@ -44,6 +52,13 @@ def model_specs(settings: Settings) -> list[ModelSpec]:
     base = settings.model
     specs = [ModelSpec(name=Path(base).name, base=base)]
     return specs + [ModelSpec(name=name, base=base, adapter=path) for name, path in settings.adapters.items()]
+
+
+def open_store(settings: Settings, data: DataFolder) -> Store:
+    """Make the data folder and open the database; blocks."""
+    data.create()
+    url = settings.database_url
+    return Store(f"sqlite:///{data.database}" if url is None else url.get_secret_value())
 
 
 class _Service(FastAPI):
@@ -56,15 +71,24 @@ class _Service(FastAPI):
                     content = answer.get("content", {}).get("application/json", {})
                     for code, example in content.get("examples", {}).items():
                         example["value"] = errors.envelope(code)
+        document["components"]["schemas"].update(request_schemas())
         analyze = document["paths"]["/analyze"]["post"]["responses"]["200"]
         analyze["content"]["application/json"]["example"] = EXAMPLE
         return document
 
 
 def create_app(
-    settings: Settings | None = None, analyzer: Analyzing | None = None, *, load: Load | None = None
+    settings: Settings | None = None,
+    analyzer: Analyzing | None = None,
+    *,
+    load: Load | None = None,
+    trainer: Sequence[str] = TRAINER,
 ) -> FastAPI:
-    """Build the application; ``analyzer`` answers instead of a loaded model, ``load`` replaces how one is loaded."""
+    """Build the application.
+
+    ``analyzer`` answers instead of a loaded model, ``load`` replaces how one is loaded, and ``trainer`` is the command
+    of a fine-tuning job, to which its run directory is appended.
+    """
     settings = settings or Settings()
     if load is None:
         given = analyzer
@@ -73,9 +97,14 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         specs = model_specs(settings)
-        scratch = Scratch(settings.temp_dir)
+        data = DataFolder(settings.data_folder().absolute())
+        store = await asyncio.to_thread(open_store, settings, data)
+        scratch, incoming = Scratch(settings.temp_dir), Scratch(data.incoming)
         gate = Gate(concurrency=settings.concurrency, queue_size=settings.queue_size)
-        models = ModelHost(specs, load=load)
+        bases = {specs[0].name: settings.model}
+        catalog = AdapterCatalog(store, data, bases=bases)
+        models = ModelHost(specs, load=load, catalog=catalog, max_adapters=settings.adapters_in_memory)
+        jobs = JobService(settings, store, data, models, bases=bases, trainer=trainer)
         limits = UploadLimits(
             max_file_bytes=settings.max_upload_bytes,
             max_field_bytes=settings.max_field_kb * 1024,
@@ -84,6 +113,12 @@ def create_app(
         app.state.settings, app.state.models, app.state.gate = settings, models, gate
         app.state.inbox = Inbox(scratch, limits=limits, max_uploads=settings.max_uploads)
         app.state.scratch_root = str(scratch.root)
+        app.state.store, app.state.data, app.state.jobs = store, data, jobs
+        bundle_limits = dataclasses.replace(
+            limits, max_file_bytes=settings.max_bundle_bytes, timeout_seconds=settings.bundle_timeout_seconds
+        )
+        app.state.bundle_inbox = Inbox(incoming, limits=bundle_limits, max_uploads=settings.max_uploads)
+        jobs.start()
         loading = asyncio.create_task(models.load_all())
         if analyzer is not None:
             await loading
@@ -92,8 +127,13 @@ def create_app(
         finally:
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
+            app.state.stopping.set()
             await gate.close()
+            await asyncio.to_thread(jobs.stop)
+            await asyncio.to_thread(models.close)
             scratch.close()
+            incoming.close()
+            store.close()
 
     app = _Service(
         title="EmoLLaMA",
@@ -105,6 +145,7 @@ def create_app(
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
     )
+    app.state.stopping = threading.Event()
     errors.install(app)
     for router in ROUTERS.values():
         app.include_router(router)
@@ -115,7 +156,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )

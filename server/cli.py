@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import uvicorn
 
     from server.settings import Settings
@@ -22,7 +24,7 @@ def serve(
     device: Annotated[str | None, typer.Option(help="Torch device. Default: cpu.")] = None,
     log_format: Annotated[str | None, typer.Option(help="json or text. Default: json.")] = None,
 ) -> None:
-    """Answer over HTTP: POST /analyze, GET /v1/models, GET /docs.
+    """Answer over HTTP: POST /analyze, /v1/models, /v1/files, /v1/fine_tuning/jobs, GET /docs.
 
     Every other setting is read from the environment; docs/api.md lists them.
     """
@@ -30,7 +32,15 @@ def serve(
 
     given = {"host": host, "port": port, "model": model, "device": device, "log_format": log_format}
     settings = read_settings({name: value for name, value in given.items() if value is not None})
-    uvicorn.Server(server_config(settings)).run()
+    config = server_config(settings)
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # Streams of events would otherwise hold up the end for as long as they may.
+            config.app.state.stopping.set()  # type: ignore[union-attr]
+            super().handle_exit(sig, frame)
+
+    Server(config).run()
 
 
 def read_settings(given: dict[str, Any]) -> Settings:

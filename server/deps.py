@@ -10,8 +10,11 @@ from fastapi import Depends, Request
 
 from server.gate import Gate
 from server.ingest import Inbox
+from server.jobs.service import JobService
+from server.layout import DataFolder
 from server.models import ModelHost
 from server.settings import Settings
+from server.store import Store
 
 if TYPE_CHECKING:
     from emollama.media import MediaLimits
@@ -55,7 +58,27 @@ def _inbox(request: Request) -> Inbox:
     return cast(Inbox, request.app.state.inbox)
 
 
+def _bundle_inbox(request: Request) -> Inbox:
+    return cast(Inbox, request.app.state.bundle_inbox)
+
+
+def _store(request: Request) -> Store:
+    return cast(Store, request.app.state.store)
+
+
+def _data(request: Request) -> DataFolder:
+    return cast(DataFolder, request.app.state.data)
+
+
+def _jobs(request: Request) -> JobService:
+    return cast(JobService, request.app.state.jobs)
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 ModelsDep = Annotated[ModelHost, Depends(_models)]
 GateDep = Annotated[Gate, Depends(_gate)]
 InboxDep = Annotated[Inbox, Depends(_inbox)]
+BundleInboxDep = Annotated[Inbox, Depends(_bundle_inbox)]
+StoreDep = Annotated[Store, Depends(_store)]
+DataDep = Annotated[DataFolder, Depends(_data)]
+JobsDep = Annotated[JobService, Depends(_jobs)]

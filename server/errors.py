@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from emollama import errors as library
-from server.schemas.errors import ErrorBody, ErrorOut
+from server.schemas.errors import ErrorBody, ErrorOut, ProblemOut
 
 logger = logging.getLogger("server.errors")
 
@@ -57,7 +57,7 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
             400, _INVALID, "The multipart body has more parts than allowed.", "the body has more than 16 parts"
         ),
         "unknown_field": ErrorCode(
-            400, _INVALID, "A form field that the route does not know.",
+            400, _INVALID, "A field that the route does not know.",
             "unknown field 'label'; allowed: file, transcript, labels, language, model, timeline", "label",
         ),
         "duplicate_field": ErrorCode(
@@ -67,9 +67,34 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
             400, _INVALID, "A value is outside what is allowed; `param` names it.",
             "labels holds 1 names; allowed: 2 to 64", "labels",
         ),
+        "unsupported_option": ErrorCode(
+            400, _INVALID, "An option of OpenAI's API that this service does not have; `param` names it.",
+            "method.type is 'dpo'; supported: supervised", "method.type",
+        ),
+        "invalid_training_file": ErrorCode(
+            400, _INVALID, "The training file cannot be trained on; `problems` lists everything that is wrong.",
+            "manifest.jsonl, line 3, clip: clips/a.wav is not in the archive (add the file, or correct the path)",
+            "training_file",
+        ),
+        "invalid_validation_file": ErrorCode(
+            400, _INVALID, "The validation file cannot be used; `problems` lists everything that is wrong.",
+            "manifest.jsonl, line 1, label: there is no label (give a label or a distribution)", "validation_file",
+        ),
+        "invalid_job_state": ErrorCode(
+            400, _INVALID, "The job is in a state in which that cannot be done.",
+            "job ftjob-4k1x cannot pause: it has succeeded", "fine_tuning_job_id",
+        ),
+        "model_not_deletable": ErrorCode(
+            400, _INVALID, "The model belongs to the service's set-up, not to a job.",
+            "model 'nano' is part of the service and cannot be deleted", "model",
+        ),
         "not_found": ErrorCode(404, _INVALID, "No such route.", "no route GET /analyse"),
         "model_not_found": ErrorCode(
             404, _INVALID, "The service has no such model or adapter.", "unknown model 'mega'; known: nano", "model"
+        ),
+        "file_not_found": ErrorCode(404, _INVALID, "There is no such file.", "no file 'file-4k1x'", "file_id"),
+        "job_not_found": ErrorCode(
+            404, _INVALID, "There is no such fine-tuning job.", "no fine-tuning job 'ftjob-4k1x'", "fine_tuning_job_id"
         ),
         "method_not_allowed": ErrorCode(
             405, _INVALID, "The route does not take that method; `Allow` lists those it takes.",
@@ -85,13 +110,20 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
             413, _INVALID, "A text field is larger than the service takes.",
             "field 'transcript' is larger than 64 KiB", "transcript",
         ),
+        "body_too_large": ErrorCode(
+            413, _INVALID, "The JSON body is larger than the service takes.", "the body is larger than 256 KiB"
+        ),
         "unsupported_content_type": ErrorCode(
-            415, _INVALID, "The body is not multipart/form-data.",
+            415, _INVALID, "The body is of another type than the route takes.",
             "the body is 'application/json'; allowed: multipart/form-data", "file",
         ),
         "unsupported_media": ErrorCode(
             415, _INVALID, "The file is not a video, audio file or image that is read here.",
             "notes.pdf is not a video, audio or image file that this project reads", "file",
+        ),
+        "unsupported_file": ErrorCode(
+            415, _INVALID, "The file is not JSONL, zip, tar or tar.gz.",
+            "the file is a 7-zip archive (use zip with deflate, tar or tar.gz)", "file",
         ),
         "undecodable_media": ErrorCode(
             422, _INVALID, "The file is media, but nothing in it can be decoded.",
@@ -153,6 +185,7 @@ class ApiError(Exception):
         param: str | None = None,
         status: int | None = None,
         headers: Mapping[str, str] | None = None,
+        problems: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         entry = CODES[code]
         super().__init__(message or entry.example)
@@ -162,10 +195,14 @@ class ApiError(Exception):
         self.status = status or entry.status
         self.type = _SERVER if self.status >= 500 else entry.type
         self.headers = dict(headers or {})
+        self.problems = [ProblemOut(**problem) for problem in problems]
 
     def response(self) -> JSONResponse:
-        body = ErrorOut(error=ErrorBody(message=self.message, type=self.type, param=self.param, code=self.code))
-        return JSONResponse(body.model_dump(), status_code=self.status, headers=self.headers)
+        body = ErrorBody(message=self.message, type=self.type, param=self.param, code=self.code)
+        document = {"error": body.model_dump(exclude={"problems"})}
+        if self.problems:
+            document["error"]["problems"] = [problem.model_dump() for problem in self.problems]
+        return JSONResponse(document, status_code=self.status, headers=self.headers)
 
 
 def from_library(exc: library.EmoLlamaError) -> ApiError:
@@ -270,6 +307,8 @@ def invalid_value(problems: Any) -> ApiError:
     first = problems[0]
     location = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
     param = ".".join(location) or None
+    if first["type"] == "extra_forbidden":
+        return ApiError("unknown_field", f"unknown field {(param or '')[:60]!r}", param=param and param[:60])
     message = str(first["msg"]).removeprefix("Value error, ")
     named = param is None or message.startswith(param)
     return ApiError("invalid_value", message if named else f"{param}: {message}", param=param)

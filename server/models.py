@@ -1,18 +1,24 @@
 """The models that the service answers with: loaded in the background at start, listed, and picked by name.
 
 Each name is a model or a LoRA adapter on it. What a request gets is an analyzer (`server.deps.Analyzing`); how one is
-loaded is a function that is handed in, so that nothing here knows of weights.
+loaded is a function that is handed in, so that nothing here knows of weights. Names given at start are loaded at start
+and stay. The adapters of fine-tuning jobs are in a `Catalog` that grows and shrinks while the service runs, here or in
+another process: such an adapter is loaded when it is first asked for (or when its job has just ended), and a bounded
+number of them is kept, the most recently asked ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from emollama.errors import EmoLlamaError, UnknownNameError
 from server.errors import ApiError
@@ -26,33 +32,55 @@ logger = logging.getLogger("server.models")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A name that requests may use: a model, or (with ``adapter``) an adapter folder on the model ``base``."""
+    """A name that requests may use: a model, or (with ``adapter``) an adapter folder on the model ``base``.
+
+    ``created`` is Unix seconds, ``None`` for what the service was started with.
+    """
 
     name: str
     base: str
     adapter: Path | None = None
+    created: int | None = None
 
 
 Load = Callable[[ModelSpec], "Analyzing"]
 
 
+class Catalog(Protocol):
+    """The adapters of fine-tuning jobs; both methods block."""
+
+    def find(self, name: str) -> ModelSpec | None: ...
+
+    def all(self) -> Sequence[ModelSpec]: ...
+
+
 class ModelHost:
     """Holds one analyzer a name; the first spec is the default model."""
 
-    def __init__(self, specs: Sequence[ModelSpec], *, load: Load) -> None:
+    def __init__(
+        self, specs: Sequence[ModelSpec], *, load: Load, catalog: Catalog | None = None, max_adapters: int = 4
+    ) -> None:
         self._specs = {spec.name: spec for spec in specs}
         if len(self._specs) != len(specs):
             raise ValueError(f"two models have the same name: {', '.join(spec.name for spec in specs)}")
         self._default = specs[0].name
         self._load = load
+        self._catalog = catalog
+        self._max_adapters = max_adapters
         self._loaded: dict[str, Analyzing] = {}
         self._failed: set[str] = set()
         self._created = int(time.time())
+        self._lock = threading.Lock()
+        self._adapters: OrderedDict[str, Analyzing] = OrderedDict()
+        # One load at a time: two would need twice the memory, and two for the same name would do the work twice.
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load-adapter")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names that answer now."""
-        return tuple(name for name in self._specs if name in self._loaded)
+        """Names that answer at once: those of the start that are loaded, then adapters that are in memory."""
+        with self._lock:
+            adapters = tuple(self._adapters)
+        return tuple(name for name in self._specs if name in self._loaded) + adapters
 
     async def load_all(self) -> None:
         """Load every spec, one after the other, in a thread; a failure is logged and leaves the others alone."""
@@ -62,8 +90,7 @@ class ModelHost:
                 self._loaded[spec.name] = await asyncio.to_thread(self._load, spec)
             except Exception as exc:  # the process's edge: it stays up and says so
                 self._failed.add(spec.name)
-                reason = str(exc) if isinstance(exc, EmoLlamaError) else type(exc).__name__
-                fields = {"model": spec.name, "reason": reason}
+                fields = _failure(spec.name, exc)
                 logger.error("model could not be loaded", extra={"fields": fields}, exc_info=exc)
             else:
                 seconds = round(time.perf_counter() - started_at, 3)
@@ -74,30 +101,96 @@ class ModelHost:
         self.get(None)
 
     def get(self, name: str | None) -> Analyzing:
-        """Return the analyzer of a name (``None``: the default model)."""
-        spec = self._spec(name or self._default)
-        if spec.name in self._failed:
-            raise ApiError("model_load_failed", f"model {spec.name!r} could not be loaded")
-        if spec.name not in self._loaded:
-            message = f"model {spec.name!r} is still being loaded"
-            raise ApiError("not_ready", message, headers={"Retry-After": "2"})
-        return self._loaded[spec.name]
-
-    def describe(self, name: str) -> ModelOut:
-        """Return a name's entry in `/v1/models`; the folder of an adapter is told without its path."""
-        spec = self._spec(name)
-        base = Path(spec.base).name
-        root = spec.adapter.name if spec.adapter else base
-        return ModelOut(id=spec.name, created=self._created, root=root, parent=base if spec.adapter else None)
-
-    def describe_all(self) -> list[ModelOut]:
-        """Return every name whose loading did not fail."""
-        return [self.describe(name) for name in self._specs if name not in self._failed]
-
-    def _spec(self, name: str) -> ModelSpec:
+        """Return the analyzer of a name that the service was started with (``None``: the default model)."""
+        name = name or self._default
         if name not in self._specs:
             raise UnknownNameError("model", name[:100], self._specs)
-        return self._specs[name]
+        if name in self._failed:
+            raise ApiError("model_load_failed", f"model {name!r} could not be loaded")
+        if name not in self._loaded:
+            message = f"model {name!r} is still being loaded"
+            raise ApiError("not_ready", message, headers={"Retry-After": "2"})
+        return self._loaded[name]
+
+    async def acquire(self, name: str | None) -> Analyzing:
+        """Return the analyzer of any name, loading an adapter that is not in memory; other requests go on meanwhile.
+
+        It stays usable for who holds it, also when the adapter is dropped from memory or deleted.
+        """
+        if name is None or name in self._specs:
+            return self.get(name)
+        # The catalog is asked each time: the adapter may have been deleted, here or by another process.
+        spec = await asyncio.to_thread(self._find, name)
+        with self._lock:
+            if name in self._adapters:
+                self._adapters.move_to_end(name)
+                return self._adapters[name]
+        try:
+            return await asyncio.wrap_future(self._loader.submit(self._load_adapter, spec))
+        except (EmoLlamaError, OSError, ValueError) as exc:
+            logger.error("model could not be loaded", extra={"fields": _failure(name, exc)}, exc_info=exc)
+            raise ApiError("model_load_failed", f"model {name[:100]!r} could not be loaded") from exc
+
+    def publish(self, spec: ModelSpec) -> None:
+        """Load a new adapter strictly and keep it for requests; raises what is wrong with it. Blocks."""
+        self._loader.submit(self._load_adapter, spec).result()
+
+    def forget(self, name: str) -> None:
+        """Drop an adapter that was deleted."""
+        with self._lock:
+            self._adapters.pop(name, None)
+
+    def is_part_of_service(self, name: str) -> bool:
+        """Whether a name was given at start, and so cannot be deleted."""
+        return name in self._specs
+
+    def describe(self, name: str) -> ModelOut:
+        """Return a name's entry in `/v1/models`; the folder of an adapter is told without its path. Blocks."""
+        return self._entry(self._find(name))
+
+    def describe_all(self) -> list[ModelOut]:
+        """Return every name whose loading did not fail, the adapters of jobs last. Blocks."""
+        fixed = [self._entry(spec) for name, spec in self._specs.items() if name not in self._failed]
+        return fixed + [self._entry(spec) for spec in (self._catalog.all() if self._catalog else ())]
+
+    def close(self) -> None:
+        self._loader.shutdown(wait=True, cancel_futures=True)
+
+    def _find(self, name: str) -> ModelSpec:
+        spec = self._specs.get(name) or (self._catalog.find(name) if self._catalog else None)
+        if spec is None:
+            self.forget(name)
+            known = (*self._specs, *(each.name for each in (self._catalog.all() if self._catalog else ())))
+            raise UnknownNameError("model", name[:100], known)
+        return spec
+
+    def _entry(self, spec: ModelSpec) -> ModelOut:
+        base = Path(spec.base).name
+        if spec.adapter is None:
+            root = base
+        else:
+            # The adapter of a job lies in a folder that says nothing; its name says all.
+            root = spec.adapter.name if spec.created is None else spec.name
+        created = self._created if spec.created is None else spec.created
+        return ModelOut(id=spec.name, created=created, root=root, parent=base if spec.adapter else None)
+
+    def _load_adapter(self, spec: ModelSpec) -> Analyzing:
+        with self._lock:
+            if spec.name in self._adapters:
+                return self._adapters[spec.name]
+        started_at = time.perf_counter()
+        analyzer = self._load(spec)
+        with self._lock:
+            self._adapters[spec.name] = analyzer
+            while len(self._adapters) > self._max_adapters:
+                self._adapters.popitem(last=False)
+        seconds = round(time.perf_counter() - started_at, 3)
+        logger.info("adapter is ready", extra={"fields": {"model": spec.name, "seconds": seconds}})
+        return analyzer
+
+
+def _failure(name: str, exc: Exception) -> dict[str, str]:
+    return {"model": name, "reason": str(exc) if isinstance(exc, EmoLlamaError) else type(exc).__name__}
 
 
 def load_analyzer(spec: ModelSpec, *, device: str) -> Analyzing:

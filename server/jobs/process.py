@@ -147,7 +147,7 @@ def is_locked(lock: Path) -> bool:
 
 
 def _is_trainer(pid: int, folder: RunFolder) -> bool:
-    """Whether the process with this number is the trainer of this run directory, and not merely waiting to be reaped."""
+    """Whether the process with this number is the trainer of this run directory (and not only its unreaped entry)."""
     import psutil
 
     try:

@@ -31,6 +31,7 @@ class Progress:
     offset: int = 0
     step: int = 0
     total_steps: int = 0
+    tokens: int = 0
     validated_step: int = -1
     exported_step: int = -1
     features_done: int = 0
@@ -141,16 +142,27 @@ def _step(news: News, line: dict[str, Any], model: str, now: float) -> News:
         "step": step,
         "total_steps": total,
         "train_loss": loss,
-        **{name: line[name] for name in ("epoch", "learning_rate", "tokens_per_second", "seconds_left") if name in line},
+        **{
+            name: line[name] for name in ("epoch", "learning_rate", "tokens_per_second", "seconds_left") if name in line
+        },
     }
     text = f"Step {step}/{total}" + (f": training loss={loss:.4f}" if isinstance(loss, (int, float)) else "")
-    tokens = line.get("trained_tokens", line.get("tokens"))
-    return replace(
-        news,
-        progress=replace(news.progress, step=step, train_loss=loss if isinstance(loss, (int, float)) else None),
-        events=(*news.events, EventRecord(message=text, type="metrics", data=data)),
-        trained_tokens=int(tokens) if isinstance(tokens, (int, float)) else news.trained_tokens,
+    tokens = news.progress.tokens + _tokens_of(line)
+    progress = replace(
+        news.progress, step=step, tokens=tokens, train_loss=loss if isinstance(loss, (int, float)) else None
     )
+    event = EventRecord(message=text, type="metrics", data=data)
+    return replace(news, progress=progress, events=(*news.events, event), trained_tokens=tokens)
+
+
+def _tokens_of(line: dict[str, Any]) -> int:
+    """Return the tokens of the steps that a line stands for: counted, or from their rate and time."""
+    if isinstance(line.get("tokens"), (int, float)):
+        return int(line["tokens"])
+    rate, seconds = line.get("tokens_per_second"), line.get("seconds")
+    if isinstance(rate, (int, float)) and isinstance(seconds, (int, float)):
+        return round(rate * seconds)
+    return 0
 
 
 def _validate(news: News, line: dict[str, Any], model: str, now: float) -> News:
@@ -160,7 +172,7 @@ def _validate(news: News, line: dict[str, Any], model: str, now: float) -> News:
     figures = {
         name: float(value)
         for name, value in line.items()
-        if name not in ("event", "time", "step", "epoch") and isinstance(value, (int, float))
+        if name not in ("time", "step", "epoch") and isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     data = {"step": step, **{f"valid_{name}": value for name, value in figures.items()}}
     text = ", ".join(f"{name}={value:.4f}" for name, value in figures.items())

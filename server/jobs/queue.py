@@ -9,12 +9,13 @@ lease can change nothing any more (`LeaseLostError`).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
+from server.jobs.names import checkpoint_name
 from server.jobs.progress import News, Progress
 from server.records import adapters, deliveries, jobs
 from server.records.adapters import AdapterRecord
@@ -22,6 +23,7 @@ from server.records.deliveries import DeliveryRecord
 from server.records.files import FileRecord
 from server.records.jobs import EventRecord, JobRecord
 from server.store import Store, job_checkpoints
+from server.store import adapters as adapter_table
 from server.store import files as file_table
 from server.store import jobs as table
 
@@ -119,6 +121,16 @@ def record(store: Store, lease: Lease, news: News) -> None:
                 owner=job.owner,
             )
             adapters.add_within(connection, adapter)
+
+
+def drop_checkpoints(store: Store, lease: Lease, steps: Sequence[int]) -> None:
+    """Forget checkpoints whose adapters the trainer has removed to make room for newer ones."""
+    names = [checkpoint_name(lease.job.model_name, step) for step in steps]
+    with store.write() as connection:
+        _set(connection, lease, id=lease.job.id)
+        mine = job_checkpoints.c.job_id == lease.job.id
+        connection.execute(delete(job_checkpoints).where(mine, job_checkpoints.c.step.in_(steps)))
+        connection.execute(delete(adapter_table).where(adapter_table.c.name.in_(names)))
 
 
 def move(

@@ -27,7 +27,9 @@ COLUMNS = {
 }
 
 
-def keep_results(folder: RunFolder, data: DataFolder, job: JobRecord, *, expires_at: float | None) -> tuple[FileRecord, ...]:
+def keep_results(
+    folder: RunFolder, data: DataFolder, job: JobRecord, *, expires_at: float | None
+) -> tuple[FileRecord, ...]:
     """Write a job's result files into the data folder and return their records; on an error none is left."""
     kept: list[FileRecord] = []
     try:
@@ -60,7 +62,9 @@ def write_curves(metrics: Path, target: Path) -> None:
         event, step = line.get("event"), line.get("step")
         if isinstance(step, int) and event in ("step", "validate"):
             row = rows.setdefault(step, {"step": step})
-            row.update({name: line[field] for name, (kind, field) in COLUMNS.items() if kind == event and field in line})
+            row.update(
+                {name: line[field] for name, (kind, field) in COLUMNS.items() if kind == event and field in line}
+            )
     with target.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=["step", *COLUMNS], restval="", lineterminator="\n")
         writer.writeheader()
@@ -68,9 +72,9 @@ def write_curves(metrics: Path, target: Path) -> None:
 
 
 def _all_lines(metrics: Path) -> Iterator[dict[str, object]]:
-    offset, is_more = 0, True
-    while is_more:
-        is_more = False
-        for line, offset in read_lines(metrics, offset=offset):
-            is_more = True
+    offset, end = 0, -1
+    while offset != end:
+        end = offset
+        for line, behind in read_lines(metrics, offset=end):
+            offset = behind
             yield line

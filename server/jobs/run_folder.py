@@ -1,11 +1,11 @@
 """A job's run directory as the service sees it: what it puts there, what it finds there, what it clears away.
 
-    job.json              what the trainer is to do (`train.job.JobSpec`)
-    data/training/        the unpacked training bundle; data/validation/ the other one
-    trainer.log           what the trainer wrote to its standard output and error
-    trainer.json          its process: pid, start, machine
-    trainer.lock          locked as long as a process of the trainer lives
-    metrics.jsonl, checkpoints/, export/, exports/step-N/, error.json     the trainer's own (`train.job`)
+job.json              what the trainer is to do (`train.job.JobSpec`)
+data/training/        the unpacked training bundle; data/validation/ the other one
+trainer.log           what the trainer wrote to its standard output and error
+trainer.json          its process: pid, start, machine
+trainer.lock          locked as long as a process of the trainer lives
+metrics.jsonl, checkpoints/, export/, exports/step-N/, error.json     the trainer's own (`train.job`)
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class RunFolder:
     @property
     def export(self) -> Path:
         return self.path / "export"
+
+    def checkpoint_export(self, step: int) -> Path:
+        return self.path / "exports" / f"step-{step}"
 
     @property
     def card(self) -> Path:

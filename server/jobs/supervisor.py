@@ -12,7 +12,7 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from server.jobs.run_folder import RunFolder, write_json
 from server.jobs.spec import job_document
 from server.jobs.webhooks import delivery_of
 from server.layout import DataFolder
-from server.records import files
+from server.records import files, jobs
 from server.records.adapters import AdapterRecord
 from server.records.deliveries import DeliveryRecord
 from server.records.jobs import EventRecord
@@ -50,11 +50,16 @@ Publish = Callable[[str, str, "Path"], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What all jobs of a process share. ``trainer`` is the command that a run directory is appended to."""
+    """What all jobs of a process share.
+
+    ``bases`` maps the names of base models to what they are loaded from; ``trainer`` is the command that a run
+    directory is appended to.
+    """
 
     store: Store
     data: DataFolder
     publish: Publish
+    bases: Mapping[str, str]
     trainer: Sequence[str]
     limits: DataLimits
     poll_seconds: float
@@ -159,7 +164,8 @@ class Supervisor:
 
     def _start(self) -> Trainer | None:
         around = self._around
-        write_json(self._folder.path / "job.json", job_document(self._job, self._folder))
+        base = around.bases.get(self._job.base, self._job.base)
+        write_json(self._folder.path / "job.json", job_document(self._job, self._folder, base=base))
         trainer = process.start(self._folder, around.trainer, niceness=around.niceness)
         if trainer is not None:
             self._trainer = trainer
@@ -201,7 +207,16 @@ class Supervisor:
             return False
         queue.record(self._around.store, self.lease, news)
         self._progress = news.progress
+        if news.checkpoints:
+            self._drop_replaced()
         return True
+
+    def _drop_replaced(self) -> None:
+        """Forget the checkpoints whose adapters the trainer has removed to make room."""
+        listed = jobs.checkpoints_page(self._around.store, self._job.id, after=None, limit=10_000).items
+        gone = [each.step for each in listed if not self._folder.checkpoint_export(each.step).is_dir()]
+        if gone:
+            queue.drop_checkpoints(self._around.store, self.lease, gone)
 
     # ---- after it -----------------------------------------------------------------------------------------------
 
@@ -243,9 +258,7 @@ class Supervisor:
             return True
         message = f"The trainer {how}; it is started again from its last checkpoint"
         events = (EventRecord(message=message, level="warn"),)
-        queue.move(
-            self._around.store, self.lease, "running", progress=self._progress, events=events, release=False
-        )
+        queue.move(self._around.store, self.lease, "running", progress=self._progress, events=events, release=False)
         return False
 
     def _succeed(self, exit_code: int | None) -> bool:
@@ -299,9 +312,7 @@ class Supervisor:
         self._ended("failed", code=code)
 
     def _end(self, status: str, message: str) -> None:
-        ending = Ending(
-            status=status, events=(EventRecord(message=message),), deliveries=self._webhook(status)
-        )
+        ending = Ending(status=status, events=(EventRecord(message=message),), deliveries=self._webhook(status))
         queue.end(self._around.store, self.lease, ending)
         self._ended(status)
 

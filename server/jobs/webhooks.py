@@ -151,13 +151,12 @@ class Deliverer:
         address = resolve(parts.hostname, port, allow_private=self._endpoint.allow_private)
         # The request goes to the address that was checked; name and certificate stay those of the host.
         url = httpx.URL(self._endpoint.url).copy_with(host=address)
-        headers = sign(
-            self._endpoint.secret, delivery_id=delivery.id, timestamp=int(time.time()), body=delivery.body
-        )
+        headers = sign(self._endpoint.secret, delivery_id=delivery.id, timestamp=int(time.time()), body=delivery.body)
         headers |= {"host": parts.netloc, "content-type": "application/json", "user-agent": "emollama-webhooks"}
         client = httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False)
         extensions = {"sni_hostname": parts.hostname}
-        with client, client.stream(
-            "POST", url, content=delivery.body, headers=headers, extensions=extensions
-        ) as response:
+        with (
+            client,
+            client.stream("POST", url, content=delivery.body, headers=headers, extensions=extensions) as response,
+        ):
             return response  # its status is all that is wanted; the body is not read

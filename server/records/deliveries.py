@@ -62,9 +62,7 @@ def settle(
         connection.execute(
             update(table)
             .where(table.c.id == delivery_id)
-            .values(
-                next_at=next_at, delivered_at=delivered_at, last_status=status, last_error=error and error[:255]
-            )
+            .values(next_at=next_at, delivered_at=delivered_at, last_status=status, last_error=error and error[:255])
         )
 
 

@@ -85,7 +85,7 @@ def of_row(connection: Connection, row: Any) -> JobRecord:
     pairs = connection.execute(
         select(job_metadata.c.key, job_metadata.c.value).where(job_metadata.c.job_id == row.id)
     ).all()
-    return JobRecord(**values, metadata={key: value for key, value in pairs})
+    return JobRecord(**values, metadata={pair.key: pair.value for pair in pairs})
 
 
 def add(store: Store, job: JobRecord, events: tuple[EventRecord, ...]) -> None:
@@ -125,9 +125,7 @@ def events_page(
 ) -> Page[EventRecord]:
     query = all_of(job_events, job_events.c.job_id == job_id)
     with store.read() as connection:
-        rows, has_more = read_page(
-            connection, query, job_events, after=after, limit=limit, newest_first=newest_first
-        )
+        rows, has_more = read_page(connection, query, job_events, after=after, limit=limit, newest_first=newest_first)
     names = tuple(EventRecord.__dataclass_fields__)
     items = tuple(EventRecord(**{name: getattr(row, name) for name in names}) for row in rows)
     return Page(items=items, has_more=has_more)

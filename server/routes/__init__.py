@@ -5,12 +5,14 @@ from types import MappingProxyType
 
 from fastapi import APIRouter
 
-from server.routes import analyze, health, models
+from server.routes import analyze, files, fine_tuning, health, models
 
 ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
     {
         "analyze": analyze.router,
         "models": models.router,
+        "files": files.router,
+        "fine_tuning": fine_tuning.router,
         "health": health.router,
     }
 )

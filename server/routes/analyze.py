@@ -42,7 +42,7 @@ async def analyze(
     gate.require_room()
     async with inbox.receive(request) as upload:
         form = AnalyzeForm.from_fields(upload.fields)
-        work = _work(models.get(form.model), upload.file, form, settings)
+        work = _work(await models.acquire(form.model), upload.file, form, settings)
         timeout = settings.request_timeout_seconds
         outcome = await gate.run(work, gone=lambda: until_gone(request), timeout_seconds=timeout)
     request.state.log.update(

@@ -1,22 +1,41 @@
-"""`GET /v1/models` and `GET /v1/models/{model}` in OpenAI's shape."""
+"""`/v1/models` in OpenAI's shape: the models and adapters that requests may name, and the end of one."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.deps import ModelsDep
-from server.errors import responses
-from server.schemas.models import ModelList, ModelOut
+from emollama.errors import UnknownNameError
+from server.deps import DataDep, ModelsDep, StoreDep
+from server.errors import ApiError, responses
+from server.records import adapters
+from server.schemas.models import ModelDeletedOut, ModelList, ModelOut
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("", summary="Models and adapters that requests may name", responses=responses())
-async def list_models(models: ModelsDep) -> ModelList:
+def list_models(models: ModelsDep) -> ModelList:
     """An adapter has the model it sits on as `parent`."""
     return ModelList(data=models.describe_all())
 
 
 @router.get("/{model}", summary="One model or adapter", responses=responses("model_not_found"))
-async def get_model(model: str, models: ModelsDep) -> ModelOut:
+def get_model(model: str, models: ModelsDep) -> ModelOut:
     return models.describe(model)
+
+
+@router.delete(
+    "/{model}", summary="Delete a fine-tuned model", responses=responses("model_not_found", "model_not_deletable")
+)
+def delete_model(model: str, models: ModelsDep, store: StoreDep, data: DataDep) -> ModelDeletedOut:
+    """Its files are removed; with a finished model go the checkpoints of its job."""
+    if models.is_part_of_service(model):
+        message = f"model {model[:100]!r} is part of the service and cannot be deleted"
+        raise ApiError("model_not_deletable", message, param="model")
+    gone = adapters.remove(store, model)
+    if not gone:
+        raise UnknownNameError("model", model[:100], [each.id for each in models.describe_all()])
+    for record in gone:
+        models.forget(record.name)
+        data.remove_tree(data.absolute(record.folder))
+    return ModelDeletedOut(id=model)

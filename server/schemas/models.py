@@ -25,6 +25,16 @@ class ModelList(BaseModel):
     data: list[ModelOut]
 
 
+class ModelDeletedOut(BaseModel):
+    """A fine-tuned model that is gone, with its files."""
+
+    model_config = ConfigDict(title="ModelDeleted")
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
+
+
 class HealthOut(BaseModel):
     """The process is alive; says nothing about the model."""
 

@@ -140,10 +140,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in list(os.environ):
         if name.startswith("EMOLLAMA_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("EMOLLAMA_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+    monkeypatch.setenv("EMOLLAMA_JOB_POLL_SECONDS", "0.05")
 
 
 @pytest.fixture

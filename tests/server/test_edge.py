@@ -188,7 +188,14 @@ async def test_without_its_package_the_api_page_says_what_is_missing(
 async def test_the_document_describes_every_route_with_examples(service: Any) -> None:
     async with service() as s:
         document = (await s.client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {"/analyze", "/health", "/ready", "/v1/models", "/v1/models/{model}"}
+    jobs = "/v1/fine_tuning/jobs"
+    assert set(document["paths"]) == {
+        "/analyze", "/health", "/ready", "/v1/models", "/v1/models/{model}",
+        "/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content", jobs, f"{jobs}/{{fine_tuning_job_id}}",
+        *(f"{jobs}/{{fine_tuning_job_id}}/{name}" for name in ("cancel", "pause", "resume", "events", "checkpoints")),
+    }  # fmt: skip
+    named = set(re.findall(r"#/components/schemas/([A-Za-z]+)", json.dumps(document)))
+    assert named <= set(document["components"]["schemas"])
     assert "HTTPValidationError" not in document["components"]["schemas"]
     analyze = document["paths"]["/analyze"]["post"]
     form = analyze["requestBody"]["content"]["multipart/form-data"]

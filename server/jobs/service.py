@@ -1,0 +1,95 @@
+"""Everything that jobs need in a process, made from the settings and brought up and down together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from emollama.errors import UnknownNameError
+from server.errors import ApiError
+from server.jobs.data_check import DataLimits
+from server.jobs.runner import Runner
+from server.jobs.submit import Submitter
+from server.jobs.supervisor import Surroundings
+from server.jobs.webhooks import Deliverer, Endpoint
+from server.layout import DataFolder
+from server.models import ModelHost, ModelSpec
+from server.settings import Settings
+from server.store import Store
+
+TRAINER = (sys.executable, "-m", "train.job")
+
+
+class JobService:
+    """Takes orders, and (with the setting ``jobs``) runs what is queued, here or by another process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        data: DataFolder,
+        models: ModelHost,
+        *,
+        bases: Mapping[str, str],
+        trainer: Sequence[str] = TRAINER,
+    ) -> None:
+        self._bases, self._models = bases, models
+        limits = DataLimits(max_unpacked_bytes=settings.max_unpacked_bytes, media=settings.media_limits())
+        self.submitter = Submitter(store, data, limits=limits, submit_seconds=settings.submit_seconds, org=settings.org)
+        self._runner: Runner | None = None
+        self._deliverer: Deliverer | None = None
+        if settings.jobs:
+            around = Surroundings(
+                store=store,
+                data=data,
+                publish=self._publish,
+                bases=bases,
+                trainer=tuple(trainer),
+                limits=limits,
+                poll_seconds=settings.job_poll_seconds,
+                grace_seconds=settings.job_grace_seconds,
+                lease_seconds=settings.job_lease_seconds,
+                max_restarts=settings.job_max_restarts,
+                niceness=settings.job_niceness,
+                notify=settings.webhook_url is not None,
+                file_expire_seconds=settings.file_expire_seconds,
+            )
+            self._runner = Runner(around, concurrency=settings.job_concurrency)
+        if settings.webhook_url is not None and settings.webhook_secret is not None:
+            endpoint = Endpoint(
+                url=settings.webhook_url,
+                secret=settings.webhook_secret.get_secret_value(),
+                allow_private=settings.webhook_allow_private,
+            )
+            self._deliverer = Deliverer(store, endpoint, poll_seconds=settings.job_poll_seconds)
+
+    def start(self) -> None:
+        for part in (self._runner, self._deliverer):
+            if part is not None:
+                part.start()
+
+    def stop(self) -> None:
+        """Leave the trainers running and their jobs to the next process; returns when no thread is left. Blocks."""
+        self.submitter.close()
+        for part in (self._runner, self._deliverer):
+            if part is not None:
+                part.stop()
+
+    def wake(self) -> None:
+        """Look at the queue now."""
+        if self._runner is not None:
+            self._runner.wake()
+
+    def require_base(self, name: str) -> None:
+        """Raise unless a job may start from this model."""
+        if name in self._bases:
+            return
+        if name.startswith("ft:"):
+            known = ", ".join(self._bases)
+            message = f"model is {name[:100]!r}: a job starts from a base model, not from an adapter; known: {known}"
+            raise ApiError("unsupported_option", message, param="model")
+        raise UnknownNameError("model", name[:100], self._bases)
+
+    def _publish(self, name: str, base: str, folder: Path) -> None:
+        self._models.publish(ModelSpec(name=name, base=self._bases.get(base, base), adapter=folder, created=0))

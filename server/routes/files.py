@@ -1,0 +1,127 @@
+"""`/v1/files`: what jobs are trained on, and what they leave; in OpenAI's shapes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse
+
+from server.deps import BundleInboxDep, DataDep, SettingsDep, StoreDep
+from server.errors import ApiError, responses
+from server.ingest import Upload
+from server.layout import DataFolder
+from server.records import files
+from server.records.files import FileRecord
+from server.records.ids import new_id
+from server.schemas.files import REQUEST_BODY, FileDeletedOut, FileForm, FileList, FileOut
+from server.settings import Settings
+from server.store import Store
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
+
+
+@router.post(
+    "",
+    summary="Upload a bundle of clips and labels",
+    responses=responses(
+        "missing_file", "empty_file", "malformed_multipart", "too_many_parts", "unknown_field", "duplicate_field",
+        "invalid_value", "upload_timeout", "file_too_large", "field_too_large", "unsupported_content_type",
+        "unsupported_file", "busy", "internal_error", "storage_full",
+    ),
+    openapi_extra={"requestBody": REQUEST_BODY},
+)  # fmt: skip
+async def upload_file(
+    request: Request, inbox: BundleInboxDep, store: StoreDep, data: DataDep, settings: SettingsDep
+) -> FileOut:
+    """It is kept until it is deleted or expires. What is in it is checked when a job is made of it."""
+    async with inbox.receive(request) as upload:
+        form = FileForm.from_fields(upload.fields)
+        record = await asyncio.to_thread(_keep, upload, form, store, data, settings)
+    return FileOut.of(record)
+
+
+def _keep(upload: Upload, form: FileForm, store: Store, data: DataFolder, settings: Settings) -> FileRecord:
+    from train.data.bundle import BundleError, kind_of
+    from train.data.codes import CODES
+
+    try:
+        kind = kind_of(upload.file.path)
+    except BundleError as exc:
+        raise ApiError("unsupported_file", f"{exc} ({CODES[exc.code].remedy})", param="file") from exc
+    now = time.time()
+    seconds = form.expires_seconds or settings.file_expire_seconds
+    record = FileRecord(
+        id=new_id("file-"),
+        filename=upload.file.name,
+        purpose="fine-tune",
+        kind=kind,
+        num_bytes=upload.file.num_bytes,
+        created_at=now,
+        expires_at=None if seconds is None else now + seconds,
+    )
+    target = data.file(record.id)
+    os.replace(upload.file.path, target)
+    try:
+        files.add(store, record)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return record
+
+
+@router.get("", summary="Files that are kept", responses=responses("invalid_value"))
+def list_files(
+    store: StoreDep,
+    after: Annotated[str | None, Query(max_length=64, description="Go on after this file.")] = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+    purpose: Annotated[str | None, Query(max_length=64)] = None,
+) -> FileList:
+    newest_first = order == "desc"
+    page = files.page(store, now=time.time(), purpose=purpose, after=after, limit=limit, newest_first=newest_first)
+    ids = [record.id for record in page.items]
+    return FileList(
+        data=[FileOut.of(record) for record in page.items],
+        has_more=page.has_more,
+        first_id=ids[0] if ids else None,
+        last_id=ids[-1] if ids else None,
+    )
+
+
+@router.get("/{file_id}", summary="One file", responses=responses("file_not_found"))
+def get_file(file_id: str, store: StoreDep) -> FileOut:
+    return FileOut.of(find_file(store, file_id))
+
+
+@router.get("/{file_id}/content", summary="The bytes of a file", responses=responses("file_not_found"))
+def get_content(file_id: str, store: StoreDep, data: DataDep) -> FileResponse:
+    record = find_file(store, file_id)
+    path = data.file(record.id)
+    if not path.is_file():
+        raise _not_found(file_id)
+    return FileResponse(path, media_type="application/octet-stream", filename=record.filename)
+
+
+@router.delete("/{file_id}", summary="Delete a file", responses=responses("file_not_found"))
+def delete_file(file_id: str, store: StoreDep, data: DataDep) -> FileDeletedOut:
+    """A job that was made of it keeps its own copy until it has ended."""
+    record = find_file(store, file_id)
+    data.file(record.id).unlink(missing_ok=True)
+    files.remove(store, record.id)
+    return FileDeletedOut(id=record.id)
+
+
+def find_file(store: Store, file_id: str, *, param: str = "file_id") -> FileRecord:
+    """Return a file's record or raise; ``param`` is how the request called it."""
+    record = files.find(store, file_id, now=time.time())
+    if record is None:
+        raise _not_found(file_id, param=param)
+    return record
+
+
+def _not_found(file_id: str, *, param: str = "file_id") -> ApiError:
+    return ApiError("file_not_found", f"no file {file_id[:64]!r}", param=param)
