@@ -96,7 +96,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
     at = Position(batches_per_step=first.per_step)
     if resume and run_dir.has("last"):
         at = _restore(strategy, run_dir, model, optimizer, ema, batches_per_step=first.per_step)
-    if resume:
+    if resume and not run_dir.is_new:
         run_dir.log("resume", step=at.step, epoch=at.epoch, batch=at.batch, from_byte=at.log_bytes)
     if at.step == 0:
         sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]

@@ -78,6 +78,7 @@ class RunDir:
     def __init__(self, config: TrainConfig, *, resume: bool, writes: bool = True) -> None:
         self.path = Path(config.run_dir)
         self.writes = writes
+        self.is_new = False
         file = self.path / "config.json"
         if not writes:
             return
@@ -97,6 +98,7 @@ class RunDir:
                 )
             self._cut_torn_line()
         else:
+            self.is_new = True
             _write_json(self.path / "environment.json", _environment())
             _write_json(file, document)
 
@@ -185,22 +187,26 @@ class RunDir:
     # ---- exports -----------------------------------------------------------------------------------------------------
 
     def begin_export(self, step: int) -> Path:
-        """Return an empty folder to export a step's weights into; `keep_export` gives it its name."""
+        """Return the folder to export a step's weights into; the main process makes it, empty."""
         partial = self.path / EXPORTS / f"step-{step}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if self.writes:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
         return partial
 
     def keep_export(self, partial: Path, *, newest: int, best_step: int | None) -> str:
         """Give a finished export its name, ``exports/step-N``, and return it; keep the newest and the best ones."""
         complete = partial.with_suffix("")
+        name = f"{EXPORTS}/{complete.name}"
+        if not self.writes:
+            return name
         shutil.rmtree(complete, ignore_errors=True)  # of a run that was killed after this export
         os.replace(partial, complete)
         steps = sorted(int(p.name.removeprefix("step-")) for p in partial.parent.glob("step-*") if not p.suffix)
         for step in steps[:-newest]:
             if step != best_step:
                 shutil.rmtree(partial.parent / f"step-{step}")
-        return f"{EXPORTS}/{complete.name}"
+        return name
 
 
 def read_metrics(run_dir: Path, *, events: Sequence[str] = ()) -> list[dict[str, Any]]:

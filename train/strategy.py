@@ -60,7 +60,6 @@ class Strategy:
     def __init__(self, config: TrainConfig) -> None:
         is_launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
         uses_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
-        self._ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
         self.accelerator = Accelerator(
             # Without a GPU accelerate takes launched processes for single ones unless it is told of the CPU.
             cpu=config.device == "cpu" or (is_launched and not torch.cuda.is_available()),
@@ -68,7 +67,10 @@ class Strategy:
             mixed_precision="bf16" if uses_deepspeed and config.precision == "bf16" else None,
             log_with=list(config.trackers) or None,
             project_dir=config.run_dir,
-            kwargs_handlers=[self._ddp, InitProcessGroupKwargs(timeout=_PATIENCE)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=_PATIENCE),
+            ],
         )
         self.config = config
         self.rank, self.size = self.accelerator.process_index, self.accelerator.num_processes
@@ -112,7 +114,9 @@ class Strategy:
             self._engine, optimizer = self.accelerator.prepare(through, optimizer)
             return self._engine, optimizer
         # Buffers that are not kept (rotary frequencies) never change, so no step has to send them around.
-        self._ddp.broadcast_buffers = any(_kept_buffers(model))
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            through, list(_passing_buffers(through))
+        )
         return self.accelerator.prepare_model(through), optimizer
 
     def accumulating(self, prepared: nn.Module, *, is_update: bool) -> AbstractContextManager[None]:
@@ -187,9 +191,9 @@ class Strategy:
             raise InputError(f"{folder} has no state of DeepSpeed; resume with the strategy it was saved with")
 
 
-def _kept_buffers(model: nn.Module) -> Iterator[str]:
-    for module in model.modules():
-        yield from module._buffers.keys() - module._non_persistent_buffers_set
+def _passing_buffers(model: nn.Module) -> Iterator[str]:
+    for prefix, module in model.named_modules():
+        yield from (f"{prefix}.{name}" for name in module._non_persistent_buffers_set)
 
 
 def _shard(through: Through) -> None:
