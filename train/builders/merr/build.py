@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from emollama._version import __version__
@@ -179,6 +180,10 @@ class Builder:
             sample_id=sample.id,
             observation=record.observation,
             facts=facts,
+            questions=_shuffled(
+                prompts.fine_questions(record.observation.present),
+                generator(self.config.seed, record.id, "fine question"),
+            ),
             prompt=prompts.explain(record.observation, facts),
             understand=understand,
         )
@@ -200,6 +205,7 @@ class Builder:
             if piece is not None:
                 record.fields[name] = piece.text
                 record.provenance[name] = self._by_rules(rule=piece.by, of=list(piece.of))
+        parts = [*record.fields, *(["transcript"] if seen.transcript else [])]
         record.fields["coarse"] = coarse(
             seen,
             objective=objective,
@@ -209,9 +215,9 @@ class Builder:
             rng=generator(seed, record.id, "coarse"),
         )
         record.fields["coarse_question"] = generator(seed, record.id, "coarse question").choice(
-            prompts.COARSE_QUESTIONS
+            prompts.coarse_questions(seen.present)
         )
-        record.provenance["coarse"] = self._by_rules(rule="description.coarse", of=sorted(record.fields))
+        record.provenance["coarse"] = self._by_rules(rule="description.coarse", of=parts)
         return prompts.facts(
             seen,
             objective=objective,
@@ -258,9 +264,7 @@ class Builder:
                 problems.append("It was cut off before its end.")
             if not problems:
                 record.fields["fine"] = text
-                record.fields["fine_question"] = generator(self.config.seed, record.id, "fine question").choice(
-                    prompts.FINE_QUESTIONS
-                )
+                record.fields["fine_question"] = assignment.question(attempt)
                 record.provenance["fine"] = {"attempt": attempt + 1, "time": self._time(), **draft.by}
                 record.stage = "done"
                 return record
@@ -308,3 +312,7 @@ class Builder:
 
     def _time(self) -> str:
         return self._now().isoformat(timespec="seconds")
+
+
+def _shuffled(items: Sequence[str], rng: Random) -> tuple[str, ...]:
+    return tuple(rng.sample(items, len(items)))

@@ -103,7 +103,7 @@ def coarse(
             lead.replace("{at}", f"{0.0 if seen.peak is None else seen.peak.time:.1f}").format(expression.text)
         )
     if course is not None:
-        sentences.append(rng.choice(("Elsewhere, {}.", "At other times, {}.")).format(course.text))
+        sentences.append(rng.choice(("At other times, {}.", "Apart from that moment, {}.")).format(course.text))
     if tone is not None:
         assert seen.voice is not None
         span = f"{seen.voice.start:.1f} s to {seen.voice.end:.1f} s"

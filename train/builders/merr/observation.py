@@ -97,6 +97,12 @@ class Observation:
         """Return every time that an answer may cite besides those of the cues."""
         return () if self.peak is None else (round(self.peak.time, 1),)
 
+    @property
+    def present(self) -> frozenset[str]:
+        """Return the modalities that there are readings of: face, voice, words."""
+        there = {"face": self.face is not None or bool(self.units), "voice": self.voice is not None}
+        return frozenset(name for name, is_there in {**there, "words": bool(self.transcript)}.items() if is_there)
+
     def to_json_dict(self) -> dict[str, Any]:
         from dataclasses import asdict
 

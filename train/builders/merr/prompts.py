@@ -8,39 +8,64 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from emollama.labels import adjective
+from emollama.prompt import Source
 from train.builders.merr.checks import MAX_OBJECTIVE_WORDS, MAX_WORDS, MIN_WORDS
 from train.builders.merr.observation import Observation
 
 PROMPT_VERSION = 1
 
-COARSE_QUESTIONS = (
-    "Describe the person's expression and tone, and what is said.",
-    "What can be seen and heard of this person?",
-    "Which expressions, which tone of voice and which words does the clip hold?",
-    "Put into words what the face, the voice and the words give to notice, without a conclusion.",
-    "Give a plain account of the facial expression and the way of speaking.",
-    "What does the face do, and how does the voice sound?",
+# A question and the modalities that it takes for granted; one that asks for what is not there is not asked.
+_COARSE_QUESTIONS: tuple[tuple[str, tuple[Source, ...]], ...] = (
+    ("Describe what this clip gives to notice about the person, without a conclusion.", ()),
+    ("What can be perceived of the person here?", ()),
+    ("Put into words what there is to notice, and leave the emotion open.", ()),
+    ("Give a plain account of the facial expression.", ("face",)),
+    ("What does the face show, and when does it show most?", ("face",)),
+    ("Describe the way the person speaks.", ("voice",)),
+    ("What does the face show, and how does the voice sound?", ("face", "voice")),
+    ("Describe the person's expression and tone.", ("face", "voice")),
+    ("Describe the face and say what the words are.", ("face", "words")),
+    ("Which expressions, which tone of voice and which words does the clip hold?", ("face", "voice", "words")),
+    ("How does the voice sound, and what does it say?", ("voice", "words")),
 )
-FINE_QUESTIONS = (
-    "What does the person appear to feel, and why?",
-    "Which emotion does the clip suggest, and which cues speak for it?",
-    "How does the person seem to feel? Explain it from what is seen and heard.",
-    "Name the emotion that appears and the evidence it rests on.",
-    "Taking face, voice and words together, what does the person appear to feel?",
-    "What emotion comes across here, and what gives it away?",
+_FINE_QUESTIONS: tuple[tuple[str, tuple[Source, ...]], ...] = (
+    ("What does the person appear to feel, and why?", ()),
+    ("Which emotion is suggested here, and which cues speak for it?", ()),
+    ("How does the person seem to feel? Explain what that rests on.", ()),
+    ("Name the emotion that appears and the evidence for it.", ()),
+    ("What emotion comes across here, and what gives it away?", ()),
+    ("Taking face and voice together, what does the person appear to feel?", ("face", "voice")),
+    ("Taking face and words together, what does the person appear to feel?", ("face", "words")),
+    ("Taking voice and words together, what does the person appear to feel?", ("voice", "words")),
 )
+
+
+def coarse_questions(present: Collection[str]) -> tuple[str, ...]:
+    """Return the questions that a description may answer, given the modalities that are there."""
+    return _fitting(_COARSE_QUESTIONS, present)
+
+
+def fine_questions(present: Collection[str]) -> tuple[str, ...]:
+    """Return the questions that an explanation may answer, given the modalities that are there."""
+    return _fitting(_FINE_QUESTIONS, present)
+
+
+def _fitting(questions: Sequence[tuple[str, tuple[Source, ...]]], present: Collection[str]) -> tuple[str, ...]:
+    """Return the questions that take no absent modality for granted."""
+    return tuple(text for text, wanted in questions if set(wanted) <= set(present))
+
 
 EXPLAIN_SYSTEM = (
     "You write short explanations of the emotion that a person in a clip appears to show. You never see the clip; you "
     "get measured facts and the label that annotators gave. You use these facts only and add none. You write plain "
     "English prose: no lists, no headings, no codes."
 )
-_EXPLAIN_RULES = (
+EXPLAIN_RULES = (
     "Write two to four sentences, {low} to {high} words in all.\n"
     "Begin by saying that the person appears {word}; use exactly these words, “the person appears {word}”, and say of "
     "no other emotion that the person appears so.\n"
@@ -77,7 +102,7 @@ class Prompt:
         return total
 
 
-EXPLAIN_SHA256 = hashlib.sha256(f"{PROMPT_VERSION}\n{EXPLAIN_SYSTEM}\n{_EXPLAIN_RULES}".encode()).hexdigest()
+EXPLAIN_SHA256 = hashlib.sha256(f"{PROMPT_VERSION}\n{EXPLAIN_SYSTEM}\n{EXPLAIN_RULES}".encode()).hexdigest()
 DESCRIBE_SHA256 = hashlib.sha256(f"{PROMPT_VERSION}\n{DESCRIBE_SYSTEM}\n{_DESCRIBE}".encode()).hexdigest()
 
 
@@ -113,7 +138,7 @@ def explain(seen: Observation, lines: Sequence[str]) -> Prompt:
         times = f"Cite only the times given, written as in “{seen.peak.time:.1f} s”."
     elif seen.voice is not None:
         times = f"Cite only the times given, written as in “{seen.voice.start:.1f} s”."
-    rules = _EXPLAIN_RULES.format(low=MIN_WORDS, high=MAX_WORDS, word=adjective(seen.label), times=times, absent=rule)
+    rules = EXPLAIN_RULES.format(low=MIN_WORDS, high=MAX_WORDS, word=adjective(seen.label), times=times, absent=rule)
     user = f"Facts:\n{chr(10).join(f'- {line}' for line in lines)}\nLabel: {seen.label}\n\n{rules}"
     return Prompt(
         messages=({"role": "system", "content": EXPLAIN_SYSTEM}, {"role": "user", "content": user}),

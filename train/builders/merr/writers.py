@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from emollama.errors import InputError, UnknownNameError
 from train.builders.merr.observation import Observation
-from train.builders.merr.prompts import FINE_QUESTIONS, Prompt
+from train.builders.merr.prompts import Prompt
 
 if TYPE_CHECKING:
     from emollama.analyze import Analyzer, Understanding
@@ -24,13 +24,20 @@ WRITERS = ("nano", "endpoint")
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """One sample to be explained; ``understand`` reads its clip when a writer wants more than the facts."""
+    """One sample to be explained; ``understand`` reads its clip when a writer wants more than the facts.
+
+    ``questions`` are those that the explanation answers: the first attempt the first, and so on.
+    """
 
     sample_id: str
     observation: Observation
     facts: tuple[str, ...]
+    questions: tuple[str, ...]
     prompt: Prompt
     understand: Callable[[], Understanding]
+
+    def question(self, attempt: int) -> str:
+        return self.questions[attempt % len(self.questions)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +85,11 @@ class NanoWriter:
 
     def write(self, assignment: Assignment, *, attempt: int) -> Draft:
         seen, known = assignment.understand(), assignment.observation
-        question = FINE_QUESTIONS[attempt % len(FINE_QUESTIONS)]
+        question = assignment.question(attempt)
         told = replace(seen, cues=known.cues, emotion=replace(seen.emotion, label=known.label))
         text = self.analyzer.answer(told, question)
         parts = self.analyzer.parts
-        return Draft(
-            text=text, by={"writer": "nano", "model": parts.name, "adapter": parts.adapter, "question": question}
-        )
+        return Draft(text=text, by={"writer": "nano", "model": parts.name, "adapter": parts.adapter})
 
 
 class CallableWriter:
