@@ -169,7 +169,7 @@ def build(name: str, *, debug: bool = True, seed: int = 0) -> Built:
 
     config, parts, tokenizer = build_encoders(name, debug=debug, seed=seed)
     placeholders = {stream.name: tokenizer.placeholders[stream.placeholder] for stream in config.streams}
-    backbone = build_llama(config.backbone, seed=seed)
+    backbone = build_debug_backbone(config, seed=seed) if debug else build_llama(config.backbone, seed=seed)
     model = assemble_model(config, backbone, placeholder_ids=placeholders, lora=config.lora, seed=seed)
     return Built(config=config, parts=parts, model=model.eval(), tokenizer=tokenizer)
 
@@ -204,6 +204,20 @@ def build_encoders(
         ),
     )
     return tiny, parts, tokenizer
+
+
+def build_debug_backbone(config: ModelConfig, *, seed: int = 0) -> nn.Module:
+    """Build the tiny backbone of a debug configuration.
+
+    Its head is eight times as large as the initialisation makes it: with 32 numbers a token, adapters could otherwise
+    not move the likelihoods, and nothing that learns could be told from something that does not.
+    """
+    from emollama.backbones.llama import build_llama
+
+    backbone = build_llama(config.backbone, seed=seed)
+    with torch.no_grad():
+        backbone.lm_head.weight *= 8.0
+    return backbone
 
 
 def assemble_model(

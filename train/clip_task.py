@@ -57,7 +57,9 @@ class ClipOptions:
     the choices as a wrong one. ``opinion_*`` and ``voice_noise`` blur nano's voice tokens (`NanoTrainee`).
     ``anchor``: weight of the squared distance to where training began (L2-SP; Li et al., ICML 2018).
     ``bits`` 4 or 8 quantises the frozen backbone. ``weights`` maps parts of a large preset to the user's folders, as
-    name=folder pairs, comma-separated. ``debug`` builds a large preset tiny, with random weights.
+    name=folder pairs, comma-separated; ``adapter`` is the folder of one that its training goes on from; ``replay`` a
+    JSONL of dialogues without clips; ``task`` "reason" leaves labels to the dialogues; ``layout`` is that of
+    `emollama.chat_prompt`. ``debug`` builds a large preset tiny, with random weights.
     """
 
     manifest: str = ""
@@ -83,6 +85,7 @@ class ClipOptions:
     voice_noise: float = 0.5
     anchor: float = 0.0
     weights: str = ""
+    adapter: str = ""
     replay: str = ""
     task: str = "emotion"
     layout: str = "train"

@@ -16,7 +16,7 @@ from emollama.errors import InputError, UnknownNameError
 
 Precision = Literal["fp32", "bf16"]
 Schedule = Literal["cosine", "linear", "constant"]
-Optimizer = Literal["adamw", "sgd"]
+Optimizer = Literal["adamw", "sgd", "paged_adamw"]
 TRACKERS = ("tensorboard", "wandb")
 
 # Fields that may differ between a run and its resumption: they do not change what is learned. (The number of batches in
@@ -33,6 +33,8 @@ FREE_ON_RESUME = frozenset(
 class TrainConfig:
     """A whole run. One step is one optimiser update, over ``accumulate_steps`` batches of ``batch_size`` per process.
 
+    The warm-up climbs from ``warmup_start_ratio`` times the peak rate; ``optimizer`` "paged_adamw" keeps its moments in
+    8 bits and needs a GPU.
     ``projector_learning_rate`` is the peak rate of parameters under ``projectors.`` (``None``: that of the others).
     ``ema_decay`` 0 turns weight averaging off; with it, validation, ``best`` and the export use the averaged weights.
     ``gradient_checkpointing`` computes a layer's activations again in the backward pass instead of keeping them.
@@ -56,6 +58,7 @@ class TrainConfig:
     projector_learning_rate: float | None = None
     min_learning_rate_ratio: float = 0.0
     warmup_steps: int = 0
+    warmup_start_ratio: float = 0.0
     schedule: Schedule = "cosine"
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
@@ -93,6 +96,7 @@ class TrainConfig:
         _check(
             0 <= self.min_learning_rate_ratio <= 1, "min_learning_rate_ratio", self.min_learning_rate_ratio, "0 to 1"
         )
+        _check(0 <= self.warmup_start_ratio <= 1, "warmup_start_ratio", self.warmup_start_ratio, "0 to 1")
         _check(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "more than 0, or null")
         for name, kinds in (("precision", Precision), ("schedule", Schedule), ("optimizer", Optimizer)):
             _check(getattr(self, name) in get_args(kinds), name, getattr(self, name), " | ".join(get_args(kinds)))

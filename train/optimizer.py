@@ -41,6 +41,10 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(described, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
+    if config.optimizer == "paged_adamw":
+        from emollama.backbones.quantize import paged_adamw
+
+        return paged_adamw(described, lr=config.learning_rate, betas=config.betas)
     return torch.optim.AdamW(described, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
@@ -55,7 +59,8 @@ def set_learning_rate(config: TrainConfig, optimizer: Optimizer, *, step: int, t
 def learning_rate(config: TrainConfig, *, step: int, total_steps: int) -> float:
     """Return the rate of a step (from 0): a linear warm-up, then the schedule down to its floor."""
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        begin = config.warmup_start_ratio
+        return config.learning_rate * (begin + (1.0 - begin) * (step + 1) / config.warmup_steps)
     done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
     shape = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[config.schedule]
     return config.learning_rate * (config.min_learning_rate_ratio + (1.0 - config.min_learning_rate_ratio) * shape)

@@ -62,6 +62,7 @@ def load_quantized_llama(
         output_loading_info=True,
     )
     _check_report(info, shape, folder)
+    _keep_layout(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
@@ -98,10 +99,21 @@ def quantize_llama(
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, packed.to(device))
     model.to(device)
+    _keep_layout(model)
     model.is_loaded_in_4bit = True  # type: ignore[assignment] # peft asks the model, not the layer
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
+
+
+def _keep_layout(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking weights for some processors the first time a model answers in eval mode.
+
+    What it repacks cannot be trained on afterwards, and a run goes on training after each validation.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def paged_adamw(groups: Iterable[Any], *, lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
