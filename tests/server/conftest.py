@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import os
+import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from emollama.errors import CheckpointError
 from emollama.types import (
     Affect,
     Analysis,
@@ -36,6 +40,9 @@ from emollama.types import (
 )
 from server.app import create_app
 from server.settings import Settings
+
+# Stands in for `python -m train.job`; see there for what it can be asked for.
+FAKE_TRAINER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("fake_trainer.py")))
 
 
 def make_analysis(**changes: Any) -> Analysis:
@@ -180,17 +187,140 @@ def service(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContextMana
     return start
 
 
+class AdapterAnalyzer(FakeAnalyzer):
+    """Answers as the model or adapter that it was loaded from; an adapter without weights is refused, as a real one."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        self.spec = spec
+        if spec.adapter is not None and not (spec.adapter / "adapter_model.safetensors").is_file():
+            raise CheckpointError(f"{spec.adapter} has no adapter_model.safetensors")
+
+    def analyze(self, source: Path, **options: Any) -> Analysis:
+        name = None if self.spec.adapter is None else self.spec.name
+        return dataclasses.replace(super().analyze(source, **options), adapter=name)
+
+
+def words_manifest(*, labels: Sequence[str] = ("joy", "anger"), rows: int = 4, **fields: Any) -> bytes:
+    """A manifest of words without clips, which needs no media to be valid; every row has ``fields`` too."""
+    lines = [
+        {"id": f"r{index}", "clip": None, "transcript": f"word {index}", "label": labels[index % len(labels)], **fields}
+        for index in range(rows)
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """A running service as the official client sees it, and its data folder."""
+
+    service: LiveService
+    client: Any
+    data: Path
+
+    @property
+    def url(self) -> str:
+        return self.service.url
+
+    def upload(self, content: bytes | None = None, name: str = "train.jsonl") -> str:
+        content = words_manifest() if content is None else content
+        return str(self.client.files.create(file=(name, content), purpose="fine-tune").id)
+
+    def create(self, *, steps: int = 8, pause: float = 0.0001, suffix: str | None = None, **options: Any) -> Any:
+        """Start a job of the stand-in trainer: so many steps, so many seconds each."""
+        chosen = {"n_epochs": steps, "learning_rate_multiplier": pause}
+        method = {"type": "supervised", "supervised": {"hyperparameters": chosen}}
+        options = {"training_file": None, "model": "nano", "method": method, **options}
+        options["training_file"] = options["training_file"] or self.upload()
+        return self.client.fine_tuning.jobs.create(suffix=suffix or openai_omit(), **options)
+
+    def job(self, job_id: str) -> Any:
+        return self.client.fine_tuning.jobs.retrieve(job_id)
+
+    def wait(self, job_id: str, *states: str, seconds: float = 30.0) -> Any:
+        """Wait until the job is in one of the states (default: until it has ended) and return it."""
+        wanted = states or ("succeeded", "failed", "cancelled")
+        wait_until(lambda: self.job(job_id).status in wanted, seconds=seconds)
+        return self.job(job_id)
+
+    def messages(self, job_id: str) -> list[str]:
+        """What happened to a job, oldest first."""
+        events = self.client.fine_tuning.jobs.list_events(job_id, limit=1000).data
+        return [event.message for event in reversed(events)]
+
+    def analyze(self, model: str) -> httpx.Response:
+        files = {"file": ("clip.mp4", b"the clip", "video/mp4")}
+        return httpx.post(f"{self.url}/analyze", files=files, data={"model": model}, timeout=30)
+
+    def run_dir(self, job_id: str) -> Path:
+        return self.data / "jobs" / job_id
+
+    def starts(self, job_id: str) -> list[int]:
+        """The process ids of the trainers that a job has had."""
+        log = self.run_dir(job_id) / "starts.log"
+        return [int(line.split()[1]) for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+def openai_omit() -> Any:
+    import openai
+
+    return openai.omit
+
+
+@pytest.fixture
+def fine_tuning(live: Callable[..., LiveService], tmp_path_factory: Any) -> Iterator[Callable[..., FineTuning]]:
+    """``fine_tuning(job_concurrency=2)`` starts a service whose jobs are run by a stand-in for the trainer."""
+    import openai
+
+    clients: list[Any] = []
+
+    def start(data: Path | None = None, load: Any = AdapterAnalyzer, **settings: Any) -> FineTuning:
+        data = data or tmp_path_factory.mktemp("data")
+        service = live(load=load, data_dir=data, **settings)
+        client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0, timeout=60)
+        clients.append(client)
+        return FineTuning(service, client, data)
+
+    yield start
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def is_alive() -> Callable[[int], bool]:
+    """Whether a process runs (one that has ended and waits to be reaped does not)."""
+    import psutil
+
+    def ask(pid: int) -> bool:
+        try:
+            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+    return ask
+
+
+@pytest.fixture
+def kill() -> Callable[[int], None]:
+    return lambda pid: os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def manifest() -> Callable[..., bytes]:
+    return words_manifest
+
+
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Callable[..., LiveService]]:
     """``live(analyzer, max_upload_mb=1)`` starts uvicorn on a free port; all are stopped at the end of the test."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def start(analyzer: FakeAnalyzer | None = None, **settings: Any) -> LiveService:
+    def start(analyzer: FakeAnalyzer | None = None, load: Any = None, **settings: Any) -> LiveService:
         fake = analyzer or FakeAnalyzer()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        app = create_app(Settings(temp_dir=tmp_path, port=port, **settings), fake)
+        port = free_port()
+        app = create_app(
+            Settings(temp_dir=tmp_path, port=port, **settings), None if load else fake, load=load, trainer=FAKE_TRAINER
+        )
         config = uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)
@@ -204,6 +334,12 @@ def live(tmp_path: Path) -> Iterator[Callable[..., LiveService]]:
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
