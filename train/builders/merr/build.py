@@ -184,6 +184,7 @@ class Builder:
                 prompts.fine_questions(record.observation.present),
                 generator(self.config.seed, record.id, "fine question"),
             ),
+            movements=self._movements(record),
             prompt=prompts.explain(record.observation, facts),
             understand=understand,
         )
@@ -255,25 +256,41 @@ class Builder:
         return None
 
     def _explain(self, record: Record, assignment: Assignment) -> Record:
+        """Have the explanation written; without a draft that passes, the sample keeps its description alone."""
         problems: list[str] = []
+        record.stage = "done"
+        record.fields["fine_question"] = assignment.question(0)
         for attempt in range(self.config.attempts):
             draft: Draft = self._writer.write(assignment, attempt=attempt)
+            if draft.refusal is not None:
+                record.code, record.reason = "explanation_refused", draft.refusal
+                return record
             text = tidy(draft.text)
             problems = explanation_problems(text, assignment.observation, self.rules)
             if not draft.complete:
                 problems.append("It was cut off before its end.")
             if not problems:
                 record.fields["fine"] = text
-                record.fields["fine_question"] = assignment.question(attempt)
+                record.fields["fine_question"] = draft.question or assignment.question(attempt)
                 record.provenance["fine"] = {"attempt": attempt + 1, "time": self._time(), **draft.by}
-                record.stage = "done"
                 return record
             record.rejected.append({"field": "fine", "attempt": attempt + 1, "text": text, "problems": problems})
-        return self._dropped(
-            record,
-            "explanation_rejected",
-            f"none of {self.config.attempts} drafts passed; the last: {' '.join(problems)}",
-        )
+        record.code = "explanation_rejected"
+        record.reason = f"none of {self.config.attempts} drafts passed; the last: {' '.join(problems)}"
+        return record
+
+    def _movements(self, record: Record) -> tuple[str, ...]:
+        """Return sentences about the two strongest action units at the peak, and about the strongest alone."""
+        seen = record.observation
+        if seen is None or not seen.units or seen.peak is None or not seen.peak.reached:
+            return ()
+        pieces = []
+        for most in (2, 1):
+            rng = generator(self.config.seed, record.id, "face")  # the words of the description
+            piece = visual_expression(seen, self.rules.rules, rng, most=most)
+            if piece is not None and piece.of:
+                pieces.append(f"At {seen.peak.time:.1f} s {piece.text}.")
+        return tuple(dict.fromkeys(pieces))
 
     # ---- provenance ----------------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ class Applied:
 
 def texts_sha256(record: Record) -> str:
     """Return the hash of the two texts that a person reads."""
-    return hashlib.sha256(f"{record.fields['coarse']}\0{record.fields['fine']}".encode()).hexdigest()
+    return hashlib.sha256(f"{record.fields['coarse']}\0{record.fields.get('fine', '')}".encode()).hexdigest()
 
 
 def apply_corrections(
@@ -121,7 +121,7 @@ def apply_corrections(
                 record.provenance[name] = {
                     "by": "review",
                     "time": time,
-                    "before": {**record.provenance.get(name, {}), "text": record.fields[name]},
+                    "before": {**record.provenance.get(name, {}), "text": record.fields.get(name)},
                 }
                 record.fields[name] = text
         run.save(record)
@@ -136,5 +136,7 @@ def _is_applied(entry: Correction, record: Record) -> bool:
     """Say whether a file that is applied a second time has nothing left to do here."""
     edits = _edits(entry)
     return (
-        bool(edits) and record.review is not None and all(record.fields[name] == text for name, text in edits.items())
+        bool(edits)
+        and record.review is not None
+        and all(record.fields.get(name) == text for name, text in edits.items())
     )

@@ -32,10 +32,13 @@ def generator(seed: int, sample_id: str, purpose: str) -> Random:
     return Random(f"{seed}:{sample_id}:{purpose}")
 
 
-def visual_expression(seen: Observation, rules: Rules, rng: Random) -> Piece | None:
-    """Return clauses for the peak frame without a capital or a full stop, or ``None`` when there is no face."""
+def visual_expression(seen: Observation, rules: Rules, rng: Random, *, most: int = MAX_UNITS) -> Piece | None:
+    """Return clauses for the peak frame without a capital or a full stop, or ``None`` when there is no face.
+
+    ``most`` is how many action units are named, the strongest first.
+    """
     if seen.units:
-        return _units(seen, rules, rng)
+        return _units(seen, rules, rng, most)
     if seen.face is None:
         return None
     name = max(seen.face.at_peak, key=seen.face.at_peak.__getitem__)
@@ -116,7 +119,7 @@ def coarse(
     return " ".join(_capital(sentence) for sentence in sentences)
 
 
-def _units(seen: Observation, rules: Rules, rng: Random) -> Piece:
+def _units(seen: Observation, rules: Rules, rng: Random, most: int) -> Piece:
     peak_time = None if seen.peak is None else seen.peak.time
     voice = seen.voice
     talking = voice is not None and peak_time is not None and voice.start <= peak_time <= voice.end
@@ -133,8 +136,8 @@ def _units(seen: Observation, rules: Rules, rng: Random) -> Piece:
     shown.sort(key=lambda item: (-item[0], item[1].code))
     if not shown:
         return Piece(text="no movement of the face stands out", by="rules.action_units", of=())
-    clauses = [_fill(rng.choice(rules.action_units[unit.code].phrases), how) for _, unit, how in shown[:MAX_UNITS]]
-    return Piece(text=_join(clauses), by="rules.action_units", of=tuple(unit.code for _, unit, _ in shown[:MAX_UNITS]))
+    clauses = [_fill(rng.choice(rules.action_units[unit.code].phrases), how) for _, unit, how in shown[:most]]
+    return Piece(text=_join(clauses), by="rules.action_units", of=tuple(unit.code for _, unit, _ in shown[:most]))
 
 
 def _expression(name: str, probability: float, rules: Rules, rng: Random) -> str:

@@ -2,8 +2,8 @@
 
 Tokens are estimated from characters; pictures are counted only when the caller says how many tokens one costs. Samples
 that were observed already are estimated from their real prompts, the others from their transcript and the longest
-phrases of the rules. The lower figure takes one draft a sample, the upper one every attempt; samples that the filter will drop are
-counted, because it is not known yet which they are.
+phrases of the rules. The lower figure takes one draft a sample, the upper one every attempt; samples that the filter
+will drop are counted, because it is not known yet which they are.
 """
 
 from __future__ import annotations

@@ -24,10 +24,14 @@ GRAINS: tuple[Grain, ...] = ("coarse", "fine")
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """Where the manifests are, and the counts: kept, dropped and failed samples, and reasons by their code."""
+    """Where the manifests are, and the counts of samples; ``explained`` of those ``kept`` have an explanation too.
+
+    ``reasons`` counts by code why a sample, or its explanation, is not there.
+    """
 
     manifests: Mapping[str, Path]
     kept: int
+    explained: int
     dropped: int
     failed: int
     not_yet: int
@@ -43,43 +47,58 @@ def manifest_paths(manifest: Manifest) -> dict[str, Path]:
 def export(manifest: Manifest, run: RunFolder, *, usage: Mapping[str, Any] | None = None) -> Exported:
     """Write all files of a run from its records, in the manifest's order.
 
-    A later explanation that repeats an earlier one word for word is dropped as a duplicate.
+    A later explanation that repeats an earlier one word for word is dropped as a duplicate. A sample without an
+    explanation keeps its description.
     """
     kept: list[tuple[Sample, Record]] = []
+    explained: list[tuple[Sample, Record]] = []
     out: list[dict[str, Any]] = []
-    failed, not_yet = 0, 0
+    failed, dropped, not_yet = 0, 0, 0
     texts: dict[str, str] = {}
     for sample in manifest.samples:
         record = run.load(sample)
         if record is None or record.stage == "observed":
             not_yet += 1
             continue
+        lost: tuple[str, ...] = ("coarse", "fine")
         code, reason = record.code, record.reason
-        if record.stage == "done" and record.review is not None and record.review["decision"] == "reject":
-            code, reason = "rejected_in_review", record.review.get("note") or "a person rejected it"
-        elif record.stage == "done":
-            first = texts.setdefault(record.fields["fine"], sample.id)
-            if first != sample.id:
-                code, reason = "duplicate", f"its explanation is word for word that of {first}"
-        if code is None:
+        if record.stage == "done":
+            lost = ("fine",)
+            if record.review is not None and record.review["decision"] == "reject":
+                lost = ("coarse", "fine")
+                code, reason = "rejected_in_review", record.review.get("note") or "a person rejected it"
+            elif (fine := record.fields.get("fine")) is not None:
+                first = texts.setdefault(fine, sample.id)
+                code, reason = None, None
+                if first != sample.id:
+                    code, reason = "duplicate", f"its explanation is word for word that of {first}"
+        if "coarse" not in lost or code is None:
             kept.append((sample, record))
+        if code is None:
+            explained.append((sample, record))
             continue
         failed += record.stage == "failed"
-        row = {"id": sample.id, "code": code, "reason": reason, "again": record.stage == "failed"}
+        dropped += record.stage != "failed" and "coarse" in lost
+        row = {"id": sample.id, "lost": list(lost), "code": code, "reason": reason, "again": record.stage == "failed"}
         out.append({**row, **({"rejected": record.rejected} if record.rejected else {})})
     header = _header(manifest)
     paths = manifest_paths(manifest)
-    rows = {grain: [_row(sample, record, grain) for sample, record in kept] for grain in GRAINS}
+    with_grain = {"coarse": kept, "fine": explained}
+    rows = {grain: [_row(sample, record, grain) for sample, record in with_grain[grain]] for grain in GRAINS}
     for grain in GRAINS:
         write_manifest(paths[grain], rows[grain], header=header)
-    both = [row for pair in zip(rows["coarse"], rows["fine"], strict=True) for row in pair]
+    fine = {sample.id: row for (sample, _), row in zip(explained, rows["fine"], strict=True)}
+    both: list[Sample] = []
+    for (sample, _), row in zip(kept, rows["coarse"], strict=True):
+        both += [row, *([fine[sample.id]] if sample.id in fine else [])]
     write_manifest(paths["instructions"], both, header=header)
     _write_lines(run.path / "provenance.jsonl", ({"id": s.id, "fields": r.provenance} for s, r in kept))
     _write_lines(run.path / "dropped.jsonl", out)
     done = Exported(
         manifests=paths,
         kept=len(kept),
-        dropped=len(out) - failed,
+        explained=len(explained),
+        dropped=dropped,
         failed=failed,
         not_yet=not_yet,
         reasons=dict(Counter(row["code"] for row in out).most_common()),
@@ -91,6 +110,7 @@ def export(manifest: Manifest, run: RunFolder, *, usage: Mapping[str, Any] | Non
             "manifest": manifest.path.name,
             "samples": len(manifest.samples),
             "kept": done.kept,
+            "explained": done.explained,
             "dropped": done.dropped,
             "failed": done.failed,
             "not_yet": done.not_yet,

@@ -23,7 +23,7 @@ from train.builders.merr.observation import Curve, Observation
 from train.builders.merr.state import Record, RunFolder
 
 TEMPLATE = Path(__file__).with_name("sheet.html")
-_WIDTH, _HEIGHT, _LEFT, _TOP = 340, 46, 34, 14
+_WIDTH, _HEIGHT, _LEFT, _TOP = 340, 46, 34, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,7 @@ def _card(record: Record, run: RunFolder, number: int) -> str:
     decided = None if record.review is None else record.review["decision"]
     checked = {name: " checked" if decided == name else "" for name in ("accept", "reject")}
     source = {"manifest": "given", "distribution": "largest share", "pseudo": f"pseudo-label of {seen.model}"}
+    missing = "" if "fine" in record.fields else f' placeholder="{_escape(f"No draft: {record.reason}")}"'
     label = f"{source[seen.label_source]}, {seen.label_confidence:.0%}"
     return f"""<article data-id="{_escape(record.id)}" data-sha256="{texts_sha256(record)}" aria-labelledby="h{number}">
 <div class="head"><h2 id="h{number}">{_escape(record.id)}</h2><span class="label">{_escape(seen.label)}</span>
@@ -82,7 +83,7 @@ def _card(record: Record, run: RunFolder, number: int) -> str:
 <label for="c{number}">Coarse description</label><p class="question">{_escape(record.fields["coarse_question"])}</p>
 <textarea id="c{number}" name="coarse" spellcheck="true">{_escape(record.fields["coarse"])}</textarea>
 <label for="f{number}">Fine explanation</label><p class="question">{_escape(record.fields["fine_question"])}</p>
-<textarea id="f{number}" name="fine" spellcheck="true">{_escape(record.fields["fine"])}</textarea>
+<textarea id="f{number}" name="fine" spellcheck="true"{missing}>{_escape(record.fields.get("fine", ""))}</textarea>
 <fieldset><legend>Decision</legend>
 <label><input type="radio" name="d{number}" value="accept"{checked["accept"]}> accept</label>
 <label><input type="radio" name="d{number}" value="reject"{checked["reject"]}> reject</label></fieldset>
@@ -100,7 +101,7 @@ def _figure(record: Record, run: RunFolder, seen: Observation) -> str:
     encoded = base64.b64encode(picture).decode()
     return (
         f'<figure><img alt="{_escape(at.capitalize())} of {_escape(record.id)}" src="data:image/jpeg;base64,{encoded}">'
-        f"<figcaption>{_escape((at + what).capitalize())}</figcaption></figure>"
+        f"<figcaption>{_escape(at[:1].upper() + at[1:] + what)}</figcaption></figure>"
     )
 
 
@@ -150,7 +151,7 @@ def _plot(name: str, title: str, curve: Curve, *, top: float, end: float) -> str
     digits = 1 if name == "face" else 0
     return (
         f'<path class="axis" d="M{_LEFT} {top}v{_HEIGHT}H{_WIDTH}"/>'
-        f'<text x="{_LEFT + 4}" y="{top - 3}">{title}</text>'
+        f'<text x="{_LEFT + 4}" y="{top - 5}">{title}</text>'
         f'<text x="{_LEFT - 4}" y="{top + 8}" text-anchor="end">{high:.{digits}f}</text>'
         f'<text x="{_LEFT - 4}" y="{top + _HEIGHT}" text-anchor="end">{low:.{digits}f}</text>'
         f'<path class="{name}" d="{"".join(steps)}"/>'

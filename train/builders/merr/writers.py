@@ -12,6 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from emollama.errors import InputError, UnknownNameError
+from emollama.labels import canonical
+from emollama.prompt import DEFAULT_QUESTION
+from train.builders.merr.checks import MAX_WORDS
 from train.builders.merr.observation import Observation
 from train.builders.merr.prompts import Prompt
 
@@ -26,13 +29,15 @@ WRITERS = ("nano", "endpoint")
 class Assignment:
     """One sample to be explained; ``understand`` reads its clip when a writer wants more than the facts.
 
-    ``questions`` are those that the explanation answers: the first attempt the first, and so on.
+    ``questions`` are those that the explanation answers: the first attempt the first, and so on. ``movements`` are
+    sentences about the action units at the peak, where they were measured, the longest first.
     """
 
     sample_id: str
     observation: Observation
     facts: tuple[str, ...]
     questions: tuple[str, ...]
+    movements: tuple[str, ...]
     prompt: Prompt
     understand: Callable[[], Understanding]
 
@@ -42,11 +47,16 @@ class Assignment:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A text and what wrote it (for the provenance); ``complete`` is false when it was cut off."""
+    """A text and what wrote it (for the provenance); ``complete`` is false when it was cut off.
+
+    ``question`` is what was asked when it was not the assignment's; ``refusal`` says why there will be no text at all.
+    """
 
     text: str
     by: dict[str, Any] = field(default_factory=dict)
     complete: bool = True
+    question: str | None = None
+    refusal: str | None = None
 
 
 class Writer(Protocol):
@@ -77,19 +87,35 @@ class EndpointWriter:
 class NanoWriter:
     """nano's own answer, within what its readings support, with the sample's label as the verdict.
 
-    Every attempt asks another question, so that another answer comes.
+    A label that none of nano's readings bears out it cannot explain. What the action units show at the peak is added in
+    the rules' words, because nano has no action units.
     """
 
     def __init__(self, analyzer: Analyzer) -> None:
         self.analyzer = analyzer
 
     def write(self, assignment: Assignment, *, attempt: int) -> Draft:
-        seen, known = assignment.understand(), assignment.observation
-        question = assignment.question(attempt)
-        told = replace(seen, cues=known.cues, emotion=replace(seen.emotion, label=known.label))
+        known = assignment.observation
+        cues = known.cues
+        verdicts = {cue.label for cue in cues.face}
+        verdicts |= {cue.label for cue in (cues.voice, cues.words) if cue is not None}
+        if canonical(known.label) not in {canonical(label) for label in verdicts}:
+            said = ", ".join(sorted(verdicts)) or "nothing"
+            return Draft(text="", refusal=f"nano reads {said}, so it cannot explain {known.label}; ask an endpoint")
+        seen = assignment.understand()
+        # nano was taught the plain question best, so it is asked when another one gave no full explanation
+        question = assignment.question(attempt) if attempt != 1 else DEFAULT_QUESTION
+        told = replace(seen, cues=cues, emotion=replace(seen.emotion, label=known.label))
         text = self.analyzer.answer(told, question)
         parts = self.analyzer.parts
-        return Draft(text=text, by={"writer": "nano", "model": parts.name, "adapter": parts.adapter})
+        by = {"writer": "nano", "model": parts.name, "adapter": parts.adapter}
+        first, stop, rest = text.partition(". ")
+        for movement in assignment.movements if stop else ():
+            longer = f"{first}{stop}{movement} {rest}"
+            if len(longer.split()) <= MAX_WORDS:
+                text, by = longer, {**by, "movement": "rules.action_units"}
+                break
+        return Draft(text=text, by=by, question=question)
 
 
 class CallableWriter:
