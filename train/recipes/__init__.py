@@ -17,6 +17,9 @@ RECIPES: Mapping[str, str] = MappingProxyType(
     {
         "align": "train.recipes.align:align",
         "instruct": "train.recipes.instruct:instruct",
+        "qlora": "train.recipes.qlora:qlora",
+        "emotion_llama_stage1": "train.recipes.emotion_llama:emotion_llama_stage1",
+        "emotion_llama_stage2": "train.recipes.emotion_llama:emotion_llama_stage2",
         "debug": "train.recipes.debug:debug",
         "nano_face": "train.recipes.nano_face:nano_face",
         "nano_voice": "train.recipes.nano_voice:nano_voice",

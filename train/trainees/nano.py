@@ -215,17 +215,15 @@ class NanoTrainee:
 
     def build_model(self, *, lora: LoraSettings | None, train_projectors: bool, seed: int) -> EmoLlama:
         """The base with its own adapter and projectors to go on from; ``lora`` must be the adapter's own shape."""
-        from emollama.backbones.llama import load_llama
+        from emollama.backbones.frozen import load_frozen
         from emollama.backbones.lora import attach_lora, load_lora, read_adapter_config
         from emollama.encoders.face import FaceEncoder
         from emollama.encoders.voice import VoiceEncoder
         from emollama.model import EmoLlama
         from emollama.projectors import build_projectors
 
-        backbone: Any = load_llama(self.assets.backbone)
+        backbone: Any = load_frozen(self.assets.backbone, bits=self.options.bits)
         width = int(backbone.config.hidden_size)
-        for parameter in backbone.parameters():
-            parameter.requires_grad_(False)
         if self.assets.adapter is not None:
             own = read_adapter_config(self.assets.adapter)
             if lora is not None and (lora.rank, lora.targets) != (own.rank, own.targets):

@@ -2,8 +2,8 @@
 
 A label is learned as a one-word answer to a question that holds the label set, in several wordings of our own, and
 scored by the likelihood of each label's tokens after one fixed wording. A sample's own dialogue is learned as it is
-written. Modalities are dropped as a person would miss them: the whole picture, the face with everything computed from
-it, the voice, the words.
+written; a sample that has both teaches now this, now that. Modalities are dropped as a person would miss them: the
+whole picture, the face with everything computed from it, the voice, the words.
 
 With ``debug`` the preset is tiny, has random weights and reads bytes: the same code in seconds. `emotion-llama-7b` is
 trained in the layout of its published training code (`emollama.chat_prompt`).
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emollama.adapter import AdapterInfo, base_digest
+from emollama.backbones.lora import read_adapter_config
 from emollama.chat_prompt import TEMPLATE_OF, ChatRenderer, ChatTokenizer, FileTokenizer, Rendered
 from emollama.config import preset
 from emollama.errors import CheckpointError, DatasetError, InputError
@@ -59,6 +60,8 @@ class PresetTrainee:
         self.options = options
         self.name = preset(options.model).name
         self.labels = tuple(labels)
+        # The shape of the adapter that training goes on from; an adapter that is not there is told before clips are read.
+        self.lora: LoraSettings | None = read_adapter_config(Path(options.adapter)) if options.adapter else None
         self._lock = threading.Lock()
         self._parts: tuple[Part, ...] | None = None
         self._places: Mapping[str, Path] = {}
@@ -146,11 +149,13 @@ class PresetTrainee:
         if not dialogues:
             needed = "messages" if self.options.task == "reason" else "a label or messages"
             raise InputError(f"sample {sample.id!r} teaches nothing: task={self.options.task} needs {needed}")
-        written = [self._write(turns, features, said, task=task) for task, turns in dialogues]
-        found = [example for example in written if example is not None]
-        if not found:
-            raise InputError(f"sample {sample.id!r} does not fit: its question alone has {self._max_tokens} tokens")
-        return found
+        # one of them at each visit, so that a batch holds as many examples as it has samples
+        rng.shuffle(dialogues)
+        for task, turns in dialogues:
+            example = self._write(turns, features, said, task=task)
+            if example is not None:
+                return [example]
+        raise InputError(f"sample {sample.id!r} does not fit: its question alone has {self._max_tokens} tokens")
 
     def _write(
         self, turns: Sequence[Message], features: Mapping[str, np.ndarray], said: str | None, *, task: str | None
@@ -202,13 +207,6 @@ class PresetTrainee:
         return [_turns(question, answer) for question, answer in self._questions["limits"]]
 
     # ---- model ---------------------------------------------------------------------------------------------------
-
-    @property
-    def lora(self) -> LoraSettings | None:
-        """The shape of the adapter that training goes on from, ``None`` when it begins with a fresh one."""
-        from emollama.backbones.lora import read_adapter_config
-
-        return read_adapter_config(Path(self.options.adapter)) if self.options.adapter else None
 
     def build_model(self, *, lora: LoraSettings | None, train_projectors: bool, seed: int) -> EmoLlama:
         """The frozen base, fresh LoRA and projectors or those of ``options.adapter``; only these are trained."""

@@ -84,12 +84,11 @@ def test_a_label_is_asked_with_its_set_and_answered_as_it_is_written(trainee: Pr
     read = reading(trainee)
     questions = set()
     for seed in range(40):
-        example, *rest = trainee.examples(
+        (example,) = trainee.examples(
             sample(label="sad", transcript="I am so tired"), read,
             present=("scene", "face", "voice", "words"), rng=Random(seed), training=True,
         )  # fmt: skip
         question, answer = texts(trainee, example)
-        assert not rest
         assert answer == "Sad"
         assert ", ".join(LABELS) in question
         assert "I am so tired" in question
@@ -121,8 +120,11 @@ def test_a_modality_that_is_dropped_leaves_no_token_and_no_word(trainee: PresetT
 def test_own_dialogues_are_learned_and_the_second_stage_learns_them_alone(trainee: PresetTrainee) -> None:
     turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "The Brows are down, Clearly."}]
     given = sample(label="happy", messages=turns)
-    both = trainee.examples(given, reading(trainee), present=("voice",), rng=Random(0), training=True)
-    assert [texts(trainee, example)[1] for example in both] == ["happy", "The Brows are down, Clearly."]
+    rng = Random(0)
+    visits = [trainee.examples(given, reading(trainee), present=("voice",), rng=rng, training=True) for _ in range(40)]
+    taught = [texts(trainee, example)[1] for (example,) in visits]
+    assert set(taught) == {"happy", "The Brows are down, Clearly."}
+    assert 10 < taught.count("happy") < 30
     second = PresetTrainee(options(trainee.name, task="reason"), LABELS)
     found = [
         second.examples(given, reading(trainee), present=("voice",), rng=Random(seed), training=True)
