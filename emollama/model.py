@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from emollama.backbones.lora import base_of
 from emollama.errors import InputError
-from emollama.projectors import project
+from emollama.projectors import idle, project
 
 IGNORED = -100
 
@@ -103,18 +103,16 @@ class EmoLlama(nn.Module):
         if unknown:
             known = ", ".join(self.placeholder_ids) or "(none)"
             raise InputError(f"features of unknown stream {', '.join(unknown)}; known: {known}")
-        projected = {
-            name: project(self.projectors[name], tokens) for name, tokens in batch.features.items() if len(tokens)
-        }
+        projected: dict[str, Tensor] = {}
+        nothing: list[Tensor] = []
+        for name in self.placeholder_ids:  # in one order, whatever the batch holds
+            projector = self.projectors[name]
+            if len(batch.features.get(name, ())):
+                projected[name] = project(projector, batch.features[name])
+            elif torch.is_grad_enabled() and any(p.requires_grad for p in projector.parameters()):
+                nothing.append(idle(projector))
         embeddings = splice(embeddings, batch.input_ids, projected, self.placeholder_ids)
-        if torch.is_grad_enabled():
-            # A stream that no row of the batch has (modality dropout) gets a gradient of zero, not none: processes that
-            # train together then reduce the same parameters whatever their batches hold.
-            idle = [self.projectors[name] for name in self.placeholder_ids if name not in projected]
-            unused = [p.sum() for projector in idle for p in projector.parameters() if p.requires_grad]
-            if unused:
-                embeddings = embeddings + 0.0 * torch.stack(unused).sum().to(embeddings.dtype)
-        return embeddings
+        return embeddings + torch.stack(nothing).sum().to(embeddings.dtype) if nothing else embeddings
 
     def enable_gradient_checkpointing(self) -> None:
         """Let every layer of the backbone compute its activations again in the backward pass, to save memory."""

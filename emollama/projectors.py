@@ -24,6 +24,7 @@ class LinearProjector(nn.Module):
 
     def __init__(self, width_in: int, width_out: int, config: ProjectorConfig) -> None:
         super().__init__()
+        self.width_in = width_in
         self.proj = nn.Linear(width_in, width_out)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -37,6 +38,7 @@ class MlpProjector(nn.Module):
 
     def __init__(self, width_in: int, width_out: int, config: ProjectorConfig) -> None:
         super().__init__()
+        self.width_in = width_in
         hidden = config.hidden_width or width_out
         self.norm = nn.LayerNorm(width_in)
         self.fc1 = nn.Linear(width_in, hidden)
@@ -56,7 +58,7 @@ class ResamplerProjector(nn.Module):
         hidden = config.hidden_width or width_in
         if hidden % config.num_heads:
             raise InputError(f"hidden_width is {hidden}; allowed: a multiple of num_heads ({config.num_heads})")
-        self.num_queries = config.num_queries
+        self.width_in, self.num_queries = width_in, config.num_queries
         self.queries = nn.Parameter(torch.randn(config.num_queries, hidden) * 0.02)
         self.inward = nn.Linear(width_in, hidden)
         self.blocks = nn.ModuleList(_ResamplerBlock(hidden, config.num_heads) for _ in range(config.depth))
@@ -122,6 +124,18 @@ def project(projector: nn.Module, tokens: Tensor | Sequence[Tensor]) -> Tensor:
     if getattr(projector, "per_token", True):
         return projector(torch.cat(list(tokens)))
     return torch.cat([projector(clip) for clip in tokens])
+
+
+def idle(projector: nn.Module) -> Tensor:
+    """Return a zero that depends on a projector's parameters as its output does: for batches that lack its stream.
+
+    A batch without a stream then gives its projector a gradient of zero, not none, and in the same order of the
+    backward pass. Processes that train together may hold different streams: FSDP2 and DeepSpeed reduce the wrong
+    gradients into each other unless every process has all of them in one order, and DDP has to search for the others.
+    """
+    like = next(projector.parameters())
+    token = like.new_zeros(1, int(projector.width_in))  # type: ignore[arg-type]
+    return 0.0 * projector(token).sum()
 
 
 def count_tokens(projector: nn.Module, num_tokens: int) -> int:

@@ -190,10 +190,9 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
                     if micro.weight:
                         figures.watch(at.step + 1, loss.detach())
                         figures.add({"loss": loss.detach(), **reported}, weight=micro.weight)
-                if config.clip_norm is not None:
-                    figures.add({"gradient_norm": strategy.clip(parameters, config.clip_norm)}, weight=1.0)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                norm = strategy.update(optimizer, parameters)
+                if norm is not None:
+                    figures.add({"gradient_norm": norm}, weight=1.0)
 
                 at.step += 1
                 at.epoch, at.batch = (epoch + 1, 0) if share.is_last else (epoch, share.next_index)

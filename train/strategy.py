@@ -1,9 +1,8 @@
 """`Strategy`: how many processes train and what each of them holds, as the file given to ``accelerate launch`` says.
 
 ``single`` (no launcher), ``ddp`` (every process has the whole model), ``fsdp2`` (torch's ``fully_shard``: parameters,
-gradients and optimiser state in parts) and ``deepspeed`` (ZeRO). accelerate sets up processes, devices, DDP and
-DeepSpeed. FSDP2 is asked of torch itself with the values of accelerate's plug-in, because accelerate shards on
-accelerators only: the code that runs on GPUs is then the code that two processes on a CPU are tested with.
+gradients and optimiser state in parts) and ``deepspeed`` (ZeRO). accelerate sets up processes, devices and DDP, the
+other two are `train.sharding`.
 
 What all processes have to decide alike (stop, save, a loss that is not finite) is summed over a gloo group on the host,
 so that no decision waits for the device.
@@ -27,6 +26,7 @@ from torch.optim import Optimizer
 
 from emollama.errors import InputError
 from train.config import TrainConfig
+from train.sharding import build_engine, shard
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,7 @@ class Strategy:
         self.accelerator = Accelerator(
             # Without a GPU accelerate takes launched processes for single ones unless it is told of the CPU.
             cpu=config.device == "cpu" or (is_launched and not torch.cuda.is_available()),
-            # Only DeepSpeed has to be told, as it casts the weights; elsewhere `Through` casts what is computed.
-            mixed_precision="bf16" if uses_deepspeed and config.precision == "bf16" else None,
+            mixed_precision="no",  # `Through` says what is computed in bfloat16
             log_with=list(config.trackers) or None,
             project_dir=config.run_dir,
             kwargs_handlers=[
@@ -104,15 +103,12 @@ class Strategy:
         is_bf16 = self.config.precision == "bf16"
         through: Any = Through(model, device=self.device, is_bf16=is_bf16)
         if self.kind == "fsdp2":
-            _shard(through)
+            shard(through)
             return through, build_optimizer(model)
         optimizer = build_optimizer(model)
         if self.kind == "deepspeed":
-            settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
-            settings["train_micro_batch_size_per_gpu"] = self.config.batch_size
-            settings["gradient_clipping"] = self.config.clip_norm or 0.0
-            self._engine, optimizer = self.accelerator.prepare(through, optimizer)
-            return self._engine, optimizer
+            self._engine = build_engine(through, optimizer, self.config)
+            return self._engine, self._engine.optimizer
         # Buffers that are not kept (rotary frequencies) never change, so no step has to send them around.
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             through, list(_passing_buffers(through))
@@ -126,21 +122,27 @@ class Strategy:
         if self.kind == "fsdp2":
             cast(Any, prepared).set_requires_gradient_sync(is_update)
         if self.kind == "deepspeed":
-            self.accelerator.gradient_state._set_sync_gradients(is_update)
+            self._engine.set_gradient_accumulation_boundary(is_boundary=is_update)
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         if self.kind == "deepspeed":
-            self.accelerator.backward(loss)  # with a step's last batch this also clips and updates
+            self._engine.backward(loss)
         else:
             loss.backward()
 
-    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor | float:
-        """Scale the gradients down to a common norm of ``max_norm`` at most; return the norm they had."""
+    def update(self, optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> Tensor | float | None:
+        """Clip the gradients to a common norm of ``clip_norm`` at most, update, and forget them; return that norm."""
         if self.kind == "deepspeed":
-            return float(self._engine.get_global_grad_norm() or 0.0)
-        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-        return cast(Any, norm).full_tensor() if hasattr(norm, "full_tensor") else norm
+            self._engine.step()
+            return self._engine.get_global_grad_norm()
+        norm = None
+        if self.config.clip_norm is not None:
+            norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+            norm = cast(Any, norm).full_tensor() if hasattr(norm, "full_tensor") else norm
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
 
     # ---- between processes -------------------------------------------------------------------------------------------
 
@@ -194,19 +196,3 @@ class Strategy:
 def _passing_buffers(model: nn.Module) -> Iterator[str]:
     for prefix, module in model.named_modules():
         yield from (f"{prefix}.{name}" for name in module._non_persistent_buffers_set)
-
-
-def _shard(through: Through) -> None:
-    """Shard every layer that its model does not split (or that the config file names), then the rest as one unit."""
-    from accelerate.utils import FullyShardedDataParallelPlugin
-    from torch.distributed.fsdp import fully_shard
-
-    plugin = FullyShardedDataParallelPlugin()  # reads what the launcher put into the environment
-    settings = {"reshard_after_forward": plugin.reshard_after_forward, "offload_policy": plugin.cpu_offload}
-    named = set(plugin.transformer_cls_names_to_wrap or ())
-    for module in through.modules():
-        named |= set(getattr(module, "_no_split_modules", None) or ())
-    for module in list(through.modules()):
-        if type(module).__name__ in named:
-            fully_shard(module, **settings)
-    fully_shard(through, **settings)
