@@ -333,8 +333,12 @@ class _Row:
             self.wrong_type("meta", value, "an object of texts, numbers, true and false")
         else:
             for name, inner in value.items():
+                place = f"meta.{name[:40]}"
                 if isinstance(inner, float) and not math.isfinite(inner):
-                    self.add("not_finite", f"meta.{name[:40]}", f"is {inner}", value=inner)
+                    self.add("not_finite", place, f"is {inner}", value=inner)
+                for text in (name, inner):
+                    if isinstance(text, str):
+                        self.check_text(place, text, MAX_TEXT_CHARS)
 
     def wrong_type(self, name: str, value: object, allowed: str) -> None:
         kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}

@@ -49,8 +49,9 @@ def _check_spellings(rows: Sequence[Facts], findings: Findings) -> None:
         )  # fmt: skip
 
 
-def check_classes(rows: Sequence[Facts], limits: DataLimits, findings: Findings) -> None:
-    """Is there something to train on, more than one class, and enough of each?"""
+def check_classes(rows: Sequence[Facts], labels: Sequence[str] | None, limits: DataLimits, findings: Findings) -> None:
+    """Is there something to train on, more than one class, and enough of each? Labels outside the set do not count."""
+    known = None if labels is None else {canonical(name) for name in labels}
     in_train = [row for row in rows if row.split == "train"]
     if rows and not in_train:
         splits = ", ".join(sorted({row.split for row in rows if row.split})) or "none that is known"
@@ -62,12 +63,16 @@ def check_classes(rows: Sequence[Facts], limits: DataLimits, findings: Findings)
     counts: Counter[str] = Counter()
     spelling: dict[str, str] = {}
     for row in in_train:
-        if row.top_label is not None:
+        if row.top_label is not None and (known is None or canonical(row.top_label) in known):
             counts[canonical(row.top_label)] += 1
+    has_unknown = False
     for row in rows:
         for name in row.shares:
-            spelling.setdefault(canonical(name), name)
-    if counts and len(spelling) == 1:
+            if known is None or canonical(name) in known:
+                spelling.setdefault(canonical(name), name)
+            else:
+                has_unknown = True
+    if counts and len(spelling) == 1 and not has_unknown:
         (only,) = spelling.values()
         findings.add("one_class", f"every label is {only!r}", field="label", value=only, allowed="2 labels or more")
     for key, name in spelling.items():

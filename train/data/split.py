@@ -21,7 +21,8 @@ from emollama.labels import canonical
 from emollama.manifest import SPLITS, Manifest, Sample, Split
 
 _MAX_ROUNDS = 50
-_NO_LABEL = ""
+_MAX_EXCHANGED = 100  # groups among which pairs are tried
+_ALL = "\0all"  # counts every sample, so that the sizes of the splits count beside the labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,11 +163,11 @@ def _place(
     groups: Sequence[Sequence[int]], samples: Sequence[Sample], wanted: Mapping[Split, float], rng: Random
 ) -> list[Split]:
     """Return each group's split."""
-    contents = [Counter(_stratum(samples[index]) for index in group) for group in groups]
+    contents = [Counter(stratum for index in group for stratum in _strata(samples[index])) for group in groups]
     board = _Board(contents, wanted)
     order = list(range(len(groups)))
     rng.shuffle(order)
-    order.sort(key=lambda place: -sum(contents[place].values()))
+    order.sort(key=lambda place: -contents[place][_ALL])
     for number, place in enumerate(order):
         # As many groups as there are empty splits left: each of them gets one.
         empty = [split for split in wanted if not board.num_groups[split]]
@@ -180,8 +181,8 @@ def _place(
     return [board.split_of[place] for place in range(len(groups))]
 
 
-def _stratum(sample: Sample) -> str:
-    return _NO_LABEL if sample.top_label is None else canonical(sample.top_label)
+def _strata(sample: Sample) -> tuple[str, ...]:
+    return (_ALL,) if sample.top_label is None else (_ALL, canonical(sample.top_label))
 
 
 class _Board:
@@ -230,8 +231,8 @@ class _Board:
         return moved
 
     def exchange_two(self, order: Sequence[int]) -> bool:
-        """Exchange the first pair of groups that gets both nearer; only among the first few hundred."""
-        some = order[:300]
+        """Exchange the first pair of groups that gets both nearer; only among the largest."""
+        some = order[:_MAX_EXCHANGED]
         for number, one in enumerate(some):
             for two in some[number + 1 :]:
                 if self.split_of[one] == self.split_of[two]:

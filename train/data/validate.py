@@ -57,7 +57,7 @@ def validate(
     )  # fmt: skip
     check_clips(rows, clips, findings)
     check_labels(rows, labels, findings)
-    check_classes(rows, limits, findings)
+    check_classes(rows, labels, limits, findings)
     check_leaks(rows, clips, findings)
     samples = [row.sample for row in rows if row.sample is not None]
     seconds = {clip: facts.seconds for clip, facts in clips.items()}
