@@ -8,6 +8,7 @@ with the request's id, and never a stack trace.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import re
@@ -257,6 +258,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(library.EmoLlamaError, _on_library_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(OSError, _on_os_error)
 
 
 def note(request: Request, error: ApiError) -> JSONResponse:
@@ -283,6 +285,14 @@ async def _on_library_error(request: Request, exc: Exception) -> JSONResponse:
         # The message is the operator's: it names a file or a package, never what a request held.
         logger.error("request failed", extra={"fields": {"kind": type(exc).__name__, "reason": str(exc)}})
     return note(request, error)
+
+
+async def _on_os_error(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, OSError)
+    if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise exc
+    logger.error("the disk is full")
+    return note(request, ApiError("storage_full"))
 
 
 async def _on_validation_error(request: Request, exc: Exception) -> JSONResponse:

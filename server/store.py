@@ -8,6 +8,7 @@ write it; a row never leaves them, only frozen dataclasses do.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from emollama.errors import EmoLlamaError
 
@@ -170,8 +172,13 @@ class Store:
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that commits at the end; on SQLite it is the only writer from its first statement on."""
-        with self._writing.connect() as connection, connection.begin():
-            yield connection
+        try:
+            with self._writing.connect() as connection, connection.begin():
+                yield connection
+        except OperationalError as exc:
+            if getattr(exc.orig, "sqlite_errorname", "") == "SQLITE_FULL":
+                raise OSError(errno.ENOSPC, "no room for the database") from exc
+            raise
 
     def close(self) -> None:
         self._engine.dispose()

@@ -14,8 +14,9 @@ from server.records.jobs import CheckpointRecord, EventRecord, JobRecord
 MAX_SEED = 2**31 - 1
 
 _Auto = Literal["auto"]
-MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
-MetadataValue = Annotated[str, Field(max_length=512)]
+_NO_NUL = r"^[^\x00]*$"  # which Postgres cannot hold
+MetadataKey = Annotated[str, Field(min_length=1, max_length=64, pattern=_NO_NUL)]
+MetadataValue = Annotated[str, Field(max_length=512, pattern=_NO_NUL)]
 
 
 class _In(BaseModel):

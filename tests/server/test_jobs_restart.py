@@ -15,13 +15,6 @@ from typing import Any
 import httpx
 import pytest
 
-from server.jobs import queue
-from server.jobs.progress import Progress
-from server.layout import DataFolder
-from server.records import jobs
-from server.records.jobs import JobRecord
-from server.store import Store
-
 LEASE_SECONDS = 1.0
 
 
@@ -166,10 +159,20 @@ def test_a_server_that_stops_leaves_the_trainer_running_and_the_next_one_ends_th
     assert second.job(job_id)["fine_tuned_model"] in {model["id"] for model in models}
 
 
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
 def test_two_servers_on_one_database_share_the_jobs_and_run_none_twice(
-    start: Callable[..., Process], manifest: Callable[..., bytes], wait_until: Callable[..., None], tmp_path: Path
+    start: Callable[..., Process],
+    manifest: Callable[..., bytes],
+    wait_until: Callable[..., None],
+    tmp_path: Path,
+    backend: str,
 ) -> None:
-    servers = (start(), start())
+    settings = {}
+    if backend == "postgresql":
+        if "TEST_POSTGRES_URL" not in os.environ:
+            pytest.skip("TEST_POSTGRES_URL names no database to test with")
+        settings["database_url"] = os.environ["TEST_POSTGRES_URL"]
+    servers = (start(**settings), start(**settings))
     made = [servers[index % 2].create(manifest(), steps=6, pause=0.02) for index in range(6)]
     for job_id in made:
         wait_until(lambda job_id=job_id: servers[0].job(job_id)["status"] == "succeeded", seconds=60)
@@ -197,73 +200,3 @@ def test_a_server_takes_over_when_the_lease_of_another_runs_out(
     wait_until(lambda: second.job(job_id)["status"] == "succeeded", seconds=60)
     assert len(starts(tmp_path, job_id)) == 1
     assert losses(second.messages(job_id)) == [f"{1 / step:.4f}" for step in range(1, 61)]
-
-
-# ---- the queue itself ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    data = DataFolder(tmp_path / "queue")
-    data.create()
-    opened = Store(f"sqlite:///{data.database}")
-    yield opened
-    opened.close()
-
-
-def add_job(store: Store, number: int) -> str:
-    job = JobRecord(
-        id=f"ftjob-{number}", status="queued", base="nano", model_name=f"ft:{number}", training_file="file-1", seed=1,
-        created_at=float(number), hyperparameters={},
-    )  # fmt: skip
-    jobs.add(store, job, ())
-    return job.id
-
-
-def test_a_lease_is_exclusive_until_it_runs_out(store: Store) -> None:
-    for number in (1, 2):
-        add_job(store, number)
-    first = queue.claim(store, owner="a", seconds=10, now=100.0)
-    second = queue.claim(store, owner="b", seconds=10, now=100.0)
-    assert first is not None
-    assert second is not None
-    assert (first.job.id, second.job.id) == ("ftjob-1", "ftjob-2")
-    assert queue.claim(store, owner="c", seconds=10, now=109.0) is None
-    queue.renew(store, [first], until=130.0)
-    taken = queue.claim(store, owner="c", seconds=10, now=115.0)
-    assert taken is not None
-    assert taken.job.id == "ftjob-2"
-    # What b still wants to write is refused, and renewing does not give the job back to it.
-    queue.renew(store, [second], until=999.0)
-    assert queue.wanted(store, taken) == "run"
-    with pytest.raises(queue.LeaseLostError):
-        queue.wanted(store, second)
-    with pytest.raises(queue.LeaseLostError):
-        queue.move(store, second, "running", progress=Progress(), events=(), release=False)
-    with pytest.raises(queue.LeaseLostError):
-        queue.end(store, second, queue.Ending(status="failed", events=()))
-    found = jobs.find(store, "ftjob-2")
-    assert found is not None
-    assert found.status == "queued"
-
-
-def test_an_owner_that_takes_a_job_again_has_a_new_lease(store: Store) -> None:
-    add_job(store, 1)
-    old = queue.claim(store, owner="a", seconds=1, now=100.0)
-    new = queue.claim(store, owner="a", seconds=1, now=102.0)
-    assert old is not None
-    assert new is not None
-    with pytest.raises(queue.LeaseLostError):
-        queue.wanted(store, old)
-    queue.release(store, new, free_at=0.0)
-    assert queue.claim(store, owner="b", seconds=1, now=102.0) is not None
-
-
-def test_many_that_claim_at_once_get_each_job_once(store: Store) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    ids = {add_job(store, number) for number in range(12)}
-    with ThreadPoolExecutor(6) as pool:
-        taken = list(pool.map(lambda n: queue.claim(store, owner=f"s{n}", seconds=60, now=1.0), range(20)))
-    got = [lease.job.id for lease in taken if lease is not None]
-    assert sorted(got) == sorted(ids)

@@ -1,0 +1,178 @@
+"""Webhooks as their receiver sees them; the official client's own verifier is the judge."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.jobs import webhooks
+from server.jobs.webhooks import AddressError, Deliverer, Endpoint, delivery_of, resolve, sign
+from server.records import deliveries, jobs
+from server.records.jobs import JobRecord
+from server.store import Store
+
+openai = pytest.importorskip("openai")
+
+SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+
+
+class Receiver:
+    """Takes webhooks at ``url``, and answers with the statuses in ``answers``, then with 200."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[dict[str, str], str]] = []
+        self.answers: list[int] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"])).decode()
+                outer.received.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                self.send_response(outer.answers.pop(0) if outer.answers else 200)
+                self.send_header("location", f"{outer.url}/elsewhere")
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        self.url = f"http://localhost:{self.port}/hook"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def events(self) -> list[Any]:
+        with openai.OpenAI(api_key="unused", webhook_secret=SECRET) as client:
+            return [client.webhooks.unwrap(body, headers) for headers, body in self.received]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    opened = Receiver()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(f"sqlite:///{tmp_path / 'emollama.sqlite3'}")
+    job = JobRecord(
+        id="ftjob-1", status="succeeded", base="nano", model_name="ft:1", training_file="file-1", seed=1,
+        created_at=1.0, hyperparameters={},
+    )  # fmt: skip
+    jobs.add(opened, job, ())
+    yield opened
+    opened.close()
+
+
+def queue_delivery(store: Store) -> str:
+    delivery = delivery_of("ftjob-1", "succeeded", at=time.time())
+    with store.write() as connection:
+        deliveries.add_within(connection, delivery)
+    return delivery.id
+
+
+def test_the_end_of_a_job_is_told_and_the_official_client_believes_it(
+    fine_tuning: Callable[..., Any], receiver: Receiver, wait_until: Callable[..., None]
+) -> None:
+    t = fine_tuning(webhook_url=receiver.url, webhook_secret=SECRET, webhook_allow_private=True)
+    ended = {t.create(suffix=suffix).id: kind for suffix, kind in ((None, "succeeded"), ("diverge", "failed"))}
+    for job_id in ended:
+        t.wait(job_id)
+    paused = t.create(steps=500, pause=0.05)
+    ended[t.client.fine_tuning.jobs.cancel(paused.id).id] = "cancelled"
+    wait_until(lambda: len(receiver.received) == 3)
+    events = receiver.events()
+    assert {event.data.id: event.type for event in events} == {
+        job_id: f"fine_tuning.job.{kind}" for job_id, kind in ended.items()
+    }
+    headers, body = receiver.received[0]
+    assert headers["webhook-id"] == events[0].id
+    assert headers["host"] == f"localhost:{receiver.port}"
+    with openai.OpenAI(api_key="unused", webhook_secret=SECRET) as client:
+        with pytest.raises(openai.InvalidWebhookSignatureError):
+            client.webhooks.unwrap(body.replace("ftjob", "ftjob-x"), headers)
+
+
+def test_another_implementation_of_the_standard_agrees() -> None:
+    standard = pytest.importorskip("standardwebhooks")
+    body = '{"id": "evt_1"}'
+    headers = sign(SECRET, delivery_id="evt_1", timestamp=int(time.time()), body=body)
+    assert standard.Webhook(SECRET).verify(body, headers) == {"id": "evt_1"}
+
+
+def test_a_webhook_that_is_not_taken_is_sent_again_later(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery_id = queue_delivery(store)
+    deliverer = Deliverer(store, Endpoint(url=receiver.url, secret=SECRET, allow_private=True), poll_seconds=1)
+    receiver.answers = [500]
+    assert deliverer.deliver_next()
+    (waiting,) = deliveries.of_job(store, "ftjob-1")
+    assert (waiting.last_status, waiting.num_attempts, waiting.delivered_at) == (500, 1, None)
+    assert waiting.next_at is not None
+    assert 5 <= waiting.next_at - time.time() + 0.5 <= 7
+    assert not deliverer.deliver_next()
+    monkeypatch.setattr(webhooks.time, "time", lambda real=time.time: real() + 10)
+    assert deliverer.deliver_next()
+    (done,) = deliveries.of_job(store, "ftjob-1")
+    assert (done.last_status, done.num_attempts, done.next_at) == (200, 2, None)
+    assert done.delivered_at is not None
+    ids = {headers["webhook-id"] for headers, _ in receiver.received}
+    assert ids == {delivery_id}
+
+
+@pytest.mark.parametrize(("answers", "attempts"), [([410], 1), ([500] * 20, len(webhooks.BACKOFF_SECONDS) + 1)])
+def test_a_receiver_that_never_takes_it_is_given_up(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, answers: list[int], attempts: int
+) -> None:
+    queue_delivery(store)
+    monkeypatch.setattr(webhooks, "BACKOFF_SECONDS", (0,) * len(webhooks.BACKOFF_SECONDS))
+    receiver.answers = answers
+    deliverer = Deliverer(store, Endpoint(url=receiver.url, secret=SECRET, allow_private=True), poll_seconds=1)
+    while deliverer.deliver_next():
+        pass
+    (delivery,) = deliveries.of_job(store, "ftjob-1")
+    assert (delivery.num_attempts, delivery.next_at, delivery.delivered_at) == (attempts, None, None)
+    assert len(receiver.received) == attempts
+
+
+def test_redirects_are_not_followed(store: Store, receiver: Receiver) -> None:
+    queue_delivery(store)
+    receiver.answers = [307]
+    Deliverer(store, Endpoint(url=receiver.url, secret=SECRET, allow_private=True), poll_seconds=1).deliver_next()
+    assert len(receiver.received) == 1
+    assert deliveries.of_job(store, "ftjob-1")[0].last_status == 307
+
+
+def test_private_networks_are_not_called_unless_allowed(store: Store, receiver: Receiver) -> None:
+    queue_delivery(store)
+    Deliverer(store, Endpoint(url=receiver.url, secret=SECRET), poll_seconds=1).deliver_next()
+    assert receiver.received == []
+    assert "private network" in str(deliveries.of_job(store, "ftjob-1")[0].last_error)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "::1", "fe80::1", "0.0.0.0"]
+)
+def test_what_is_private_is_known(host: str) -> None:
+    with pytest.raises(AddressError, match="private network"):
+        resolve(host, 80, allow_private=False)
+    assert resolve(host, 80, allow_private=True).partition("%")[0] == host
+
+
+def test_a_public_address_is_called() -> None:
+    assert resolve("1.1.1.1", 443, allow_private=False) == "1.1.1.1"
