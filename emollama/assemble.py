@@ -99,7 +99,8 @@ def load_parts(model: str | Path, *, adapter: str | Path | None = None, device: 
     place = _device(device)
     own = None if adapter is None else Path(adapter)
     assets = _assets(model, adapter=own)
-    info = None if own is None else _info(own, assets)
+    # a merged model says of itself what its adapter said
+    info = AdapterInfo.load(assets.folder) if own is None else _info(own, assets)
     renderer = Renderer.load(assets.tokenizer)
     face = FaceEncoder.load(assets.face, device=str(place))
     voice = VoiceEncoder.load(assets.voice)
@@ -116,7 +117,7 @@ def load_parts(model: str | Path, *, adapter: str | Path | None = None, device: 
         name=assets.name,
         adapter=None if own is None else own.name,
         labels=() if info is None else info.labels,
-        answers="supported" if own is None else "own" if info is None else info.answers,
+        answers=info.answers if info is not None else "supported" if own is None else "own",
         renderer=renderer,
         engine=RuntimeEngine(runtime),
         face=face,

@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -142,7 +142,7 @@ class LeanLlama:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
         if shape.tie_embeddings:
             tensors.pop("lm_head.weight", None)
-        check_tensors(tensors, _expected(shape), what=what)
+        check_tensors(tensors, expected_tensors(shape), what=what)
         deltas = {} if adapter is None else read_lora_deltas(adapter, shape)
         size, scale = shape.size_of_head, math.sqrt(shape.hidden_size)
         pairs = torch.arange(size).view(2, size // 2).t().flatten()  # i and i + D/2 become neighbours
@@ -362,7 +362,7 @@ def _inverse_frequencies(shape: LlamaShape) -> Tensor:
     return frequencies * (smooth + (1.0 - smooth) / factor)
 
 
-def _expected(shape: LlamaShape) -> dict[str, Tensor]:
+def expected_tensors(shape: LlamaShape) -> dict[str, Tensor]:
     """Return the state dict of a ``LlamaForCausalLM`` of this shape, as tensors without memory."""
     width = shape.hidden_size
     sizes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocab_size, width)}
@@ -392,8 +392,20 @@ def _projections(shape: LlamaShape, layer: int) -> dict[str, tuple[int, int]]:
     }
 
 
-def read_lora_deltas(folder: Path, shape: LlamaShape) -> dict[str, Tensor]:
-    """Return alpha / rank * B @ A for every adapted projection of a PEFT folder, by the projection's name.
+class LoraPair(NamedTuple):
+    """A [r, in] and B [out, r] of one projection in float32, and alpha / r."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    def delta(self) -> Tensor:
+        """Return what the pair adds to the weight: scale * B @ A  [out, in]."""
+        return self.scale * (self.b @ self.a)
+
+
+def read_lora_pairs(folder: Path, shape: LlamaShape) -> dict[str, LoraPair]:
+    """Return the pairs of a PEFT folder by the name of the projection that they adapt.
 
     Every projection that ``adapter_config.json`` targets must be there in every layer and nothing else may be;
     otherwise `CheckpointError` names what differs.
@@ -412,18 +424,25 @@ def read_lora_deltas(folder: Path, shape: LlamaShape) -> dict[str, Tensor]:
                 expected[f"{prefix}.lora_A.weight"] = torch.empty(settings.rank, width_in, device="meta")
                 expected[f"{prefix}.lora_B.weight"] = torch.empty(width_out, settings.rank, device="meta")
     check_tensors(tensors, expected, what=f"adapter {folder}")
-    scale = settings.alpha / settings.rank
     return {
-        name: scale
-        * (tensors[f"base_model.model.{name}.lora_B.weight"] @ tensors[f"base_model.model.{name}.lora_A.weight"])
+        name: LoraPair(
+            tensors[f"base_model.model.{name}.lora_A.weight"],
+            tensors[f"base_model.model.{name}.lora_B.weight"],
+            settings.alpha / settings.rank,
+        )
         for name in targeted
     }
+
+
+def read_lora_deltas(folder: Path, shape: LlamaShape) -> dict[str, Tensor]:
+    """Return what a PEFT folder adds to each projection, by the projection's name; see `read_lora_pairs`."""
+    return {name: pair.delta() for name, pair in read_lora_pairs(folder, shape).items()}
 
 
 def adapter_fits(folder: Path, shape: LlamaShape) -> str | None:
     """Return ``None`` when a PEFT folder fits a backbone of this shape, or what is wrong with it."""
     try:
-        read_lora_deltas(folder, shape)
+        read_lora_pairs(folder, shape)
     except (CheckpointError, json.JSONDecodeError, KeyError) as error:
         return str(error)
     return None

@@ -60,7 +60,7 @@ class PresetTrainee:
         self.options = options
         self.name = preset(options.model).name
         self.labels = tuple(labels)
-        # The shape of the adapter that training goes on from; an adapter that is not there is told before clips are read.
+        # The shape of the adapter to go on from; one that is not there is told before clips are read.
         self.lora: LoraSettings | None = read_adapter_config(Path(options.adapter)) if options.adapter else None
         self._lock = threading.Lock()
         self._parts: tuple[Part, ...] | None = None
