@@ -149,13 +149,13 @@ class Fired:
 def fired(reading: Mapping[str, tuple[float | None, bool]], rules: Rules) -> tuple[Fired, ...]:
     """Return the emotions that fire at one frame, the surest first; ``reading`` is code -> (intensity, present).
 
-    Action units that were not measured are left out of a row; a row of which less than half was measured says nothing.
+    Action units that were not measured are left out of a row; a row of which half or less was measured says nothing.
     """
     found: dict[str, Fired] = {}
     for emotion, rule in rules.emotions.items():
         for row in rule.combinations:
             measured = [code for code in row.action_units if code in reading]
-            if 2 * len(measured) < len(row.action_units) or not measured:
+            if 2 * len(measured) <= len(row.action_units):
                 continue
             presence = sum(reading[code][1] for code in measured) / len(measured)
             graded = [value for code in measured if (value := reading[code][0]) is not None]

@@ -109,6 +109,9 @@ class Builder:
                     future.cancel()
         if fatal is not None:
             raise fatal
+        for future in pending:  # what was in flight has ended by now
+            if not future.cancelled() and future.result() is not None:
+                taken += 1
         return Outcome(taken_up=taken, interrupted=interrupted)
 
     def build(self, sample: Sample) -> Record | None:

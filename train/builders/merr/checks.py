@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 
 from emollama.evidence import check_rationale
-from emollama.labels import ADJECTIVES, ALIASES, NANO_LABELS, adjective
+from emollama.labels import ADJECTIVES, ALIASES, NANO_LABELS, adjective, canonical
 from emollama.parse import stated_labels
 from emollama.prompt import MAX_FACE_CUES, Cues, FaceCue
 from train.builders.merr.observation import Observation
@@ -39,7 +39,7 @@ def allowed_cues(seen: Observation) -> Cues:
     if not seen.units or seen.peak is None:
         return cues
     at = seen.peak.time
-    own = FaceCue(start=at, end=at, label=cues.label, strength="medium")
+    own = FaceCue(start=at, end=at, label=canonical(cues.label), strength="medium")
     return replace(
         cues,
         face=(*cues.face[: MAX_FACE_CUES - 1], own),

@@ -97,9 +97,9 @@ def coarse(
         else:
             lead = rng.choice(
                 (
-                    "At {at} s, where the face shows most, {}.",
-                    "The face shows most at {at} s: {}.",
-                    "Around {at} s, the clearest moment of the face, {}.",
+                    "At {at} s, the clearest moment, {}.",
+                    "The clearest moment of the face is at {at} s: {}.",
+                    "Around {at} s, where most can be seen, {}.",
                 )
             )
         sentences.append(

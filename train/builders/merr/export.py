@@ -156,6 +156,7 @@ def _row(sample: Sample, record: Record, grain: Grain) -> Sample:
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8") as stream:
         for row in rows:

@@ -132,7 +132,9 @@ def explain(seen: Observation, lines: Sequence[str]) -> Prompt:
     absent = [missing[source] for source in seen.cues.absent if not (source == "face" and seen.units)]
     rule = ""
     if absent:
-        rule = f"There was {' and '.join(absent)}: describe none, and if you mention it, say only that it is missing.\n"
+        rule = (
+            f"The clip has {' and '.join(absent)}: describe none, and if you mention it, say only that it is missing.\n"
+        )
     times = "Cite no times."
     if seen.peak is not None:
         times = f"Cite only the times given, written as in “{seen.peak.time:.1f} s”."

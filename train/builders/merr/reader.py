@@ -148,8 +148,8 @@ class ClipReader:
         weights = [segment.end - segment.start for segment in voice.segments]
         semitones = float(np.average([s.pitch_range_semitones for s in voice.segments], weights=weights))
         return VoiceReading(
-            start=round(cue.start, 3),
-            end=round(cue.end, 3),
+            start=cue.start,
+            end=cue.end,
             pitch=cue.pitch,
             loudness=cue.loudness,
             rate=cue.rate,

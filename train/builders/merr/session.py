@@ -86,7 +86,7 @@ def run_session(
     rates: tuple[int | None, int | None],
     limit: int | None,
 ) -> None:
-
+    """Build what is left of the manifest, export, and say how it ended; raises `typer.Exit` unless all went well."""
     folder.open(config)
     stop = Stop()
     endpoint: ChatEndpoint | None = None

@@ -128,7 +128,7 @@ class CallableWriter:
         text = self._function(assignment, attempt)
         if not isinstance(text, str):
             raise InputError(f"{self.name} returned {type(text).__name__}; allowed: a text", field="writer")
-        by = {"writer": self.name, "prompt_sha256": assignment.prompt.sha256, "attempt": attempt}
+        by = {"writer": self.name, "prompt_sha256": assignment.prompt.sha256}
         return Draft(text=text, by=by)
 
 
