@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from emollama.errors import EmoLlamaError
 
 CALIBRATE, CARD = "nano_calibrate", "nano_card"
 
-app = typer.Typer(help="Train a part of nano, or an adapter, by a recipe.")
+app = typer.Typer(help="Train an adapter on your own clips, or a part of nano, by a recipe.")
 
 
 @app.command()
@@ -22,13 +22,19 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="Folder of the raw data. Default: $EMOLLAMA_DATA, then ../shared/data.")
     ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Manifest of your own clips, for the recipes that fine-tune.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run directory's last checkpoint.")] = False,
 ) -> None:
     """Run a recipe to its end; Ctrl-C saves a checkpoint, and --resume goes on from it."""
     from train.recipes import RECIPES, load_recipe
 
     if recipe is None:
-        typer.echo("recipes: " + ", ".join((*RECIPES, CALIBRATE, CARD)))
+        typer.echo("on your own clips: " + ", ".join(name for name in RECIPES if not name.startswith("nano_")))
+        typer.echo(
+            "nano from raw data: " + ", ".join((*(n for n in RECIPES if n.startswith("nano_")), CALIBRATE, CARD))
+        )
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     from train.config import override
@@ -46,7 +52,12 @@ def train(
         config = override(load_recipe(recipe), overrides or ())
         if data is not None:
             config = override(config, [f"task.data={data}"])
-        result = run(config, config.task.build(config), resume=resume)
+        if manifest is not None:
+            config = override(config, [f"task.manifest={manifest}"])
+        task = config.task.build(config)
+        if hasattr(task, "prepare"):
+            _read_clips(task)
+        result = run(config, task, resume=resume)
     except EmoLlamaError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -55,6 +66,17 @@ def train(
         typer.echo(f"stopped at step {result.steps}; go on with --resume  {figures}")
         raise typer.Exit(130)
     typer.echo(f"{result.steps} steps  {figures}\nexported to {result.export}")
+
+
+def _read_clips(task: Any) -> None:
+    """Let a task run the encoders over its clips, with a bar; what was read before comes from the cache."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task("reading clips", total=None)
+        task.prepare(on_progress=lambda done, total: progress.update(bar, completed=done, total=total))
 
 
 def _calibrate(overrides: list[str], data: Path | None) -> None:

@@ -10,6 +10,7 @@ sorted by length and cut into batches, so that little is padded and any batch ca
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 from collections import Counter
@@ -24,7 +25,8 @@ import numpy as np
 from emollama.config import LORA_TARGETS, LoraSettings
 from emollama.errors import DatasetError, InputError
 from emollama.labels import canonical
-from emollama.manifest import Sample, read_manifest
+from emollama.manifest import Manifest, Sample, read_manifest
+from train.data.split import Shares, divide
 from train.features import FeatureCache
 from train.trainees import Example, Outcome, Reading, Trainee, trainee_factory
 
@@ -143,7 +145,7 @@ class ClipTask:
         if options.validation and not valid:
             valid = self.validation.samples
         if not valid and options.valid_share > 0:
-            train, valid = set_apart(train, share=options.valid_share, seed=config.seed)
+            train, valid = set_apart(self.manifest, share=options.valid_share, seed=config.seed)
         if not train:
             raise DatasetError(f"{self.manifest.path} has no sample of the split train", field="split")
         self.samples = {"train": train, "valid": valid}
@@ -152,6 +154,7 @@ class ClipTask:
         self.known: dict[str, list[Known]] = {}
         self._begun: dict[str, Tensor] = {}
         self._outcome = Outcome(recipe=config.recipe)
+        self._judged: float | None = None
 
     def _label_set(self) -> tuple[str, ...]:
         given = tuple(name.strip() for name in self.options.labels.split(",") if name.strip())
@@ -268,7 +271,7 @@ class ClipTask:
 
     # ---- learning ------------------------------------------------------------------------------------------------
 
-    def loss(self, model: nn.Module, batch: ClipBatch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: nn.Module, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
         import torch
         import torch.nn.functional as F
 
@@ -276,7 +279,7 @@ class ClipTask:
         device = next(model.parameters()).device
         inputs = batch.inputs.to(device)
         hidden = emollama.hidden(inputs)
-        figures: dict[str, float] = {}
+        figures: dict[str, Tensor] = {}
         loss = hidden.new_zeros((), dtype=torch.float32)
         targets = batch.targets.to(device)
         labelled = targets.sum(-1) > 0
@@ -288,13 +291,13 @@ class ClipTask:
             logits = logits.masked_fill(~batch.asked.to(device)[labelled], -1e4)
             label_loss = -(targets[labelled] * logits.log_softmax(-1)).sum(-1).mean()
             loss = loss + label_loss
-            figures["label_loss"] = float(label_loss.detach())
+            figures["label_loss"] = label_loss.detach()
         if batch.num_answers:
             assert inputs.labels is not None
             wanted = inputs.labels[:, 1:] != -100
             answer_loss = F.cross_entropy(emollama.head(hidden[:, :-1][wanted]).float(), inputs.labels[:, 1:][wanted])
             loss = loss + self.options.answer_weight * answer_loss
-            figures["answer_loss"] = float(answer_loss.detach())
+            figures["answer_loss"] = answer_loss.detach()
         if self._begun:
             moved = sum(
                 (p - self._begun[name].to(p.device)).square().sum()
@@ -337,6 +340,7 @@ class ClipTask:
         if replayed is not None:
             figures["replay_loss"] = replayed
         figures["loss"] = figures.get("nll", 0.0) + figures.get("replay_loss", 0.0)
+        self._judged = _fingerprint(model)
         self._outcome = Outcome(
             recipe=self.config.recipe,
             figures=figures,
@@ -381,6 +385,12 @@ class ClipTask:
         return collate(examples, pad_id=self.trainee.pad_id, label_token_ids=self.trainee.label_token_ids)
 
     def export(self, model: nn.Module, folder: Path) -> None:
+        """Write the adapter, with the figures and the calibration of just these weights."""
+        import torch
+
+        if self._judged != _fingerprint(model):  # the best weights are not those that were validated last
+            with torch.no_grad():
+                self.validate(model)
         emollama: EmoLlama = model  # type: ignore[assignment]
         self.trainee.export(emollama, folder, outcome=self._outcome)
 
@@ -453,23 +463,28 @@ def collate(examples: Sequence[Example], *, pad_id: int, label_token_ids: Sequen
     )
 
 
-def set_apart(samples: Sequence[Sample], *, share: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Return (train, valid): whole speakers for validation where there are at least three, else single samples."""
-    rng = Random(f"{seed}/valid")
-    groups: dict[str, list[int]] = {}
-    speakers = {sample.speaker for sample in samples}
-    for index, sample in enumerate(samples):
-        by_speaker = sample.speaker is not None and len(speakers) >= 3
-        groups.setdefault(f"speaker {sample.speaker}" if by_speaker else f"sample {index}", []).append(index)
-    names = sorted(groups)
-    rng.shuffle(names)
-    chosen: set[int] = set()
-    for name in names:
-        after = len(chosen) + len(groups[name])
-        if len(chosen) < share * len(samples) and after <= len(samples) / 2:
-            chosen.update(groups[name])
-    train = tuple(sample for index, sample in enumerate(samples) if index not in chosen)
-    return train, tuple(sample for index, sample in enumerate(samples) if index in chosen)
+def _fingerprint(model: nn.Module) -> float:
+    """A number that tells trained weights apart."""
+    return float(sum(p.detach().double().square().sum() for p in model.parameters() if p.requires_grad))
+
+
+def set_apart(manifest: Manifest, *, share: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Return (train, valid) of a manifest's training samples: by speaker where they are known, each label in its share.
+
+    With speakers, but fewer than three, one of them would be too much to leave out, and single samples are.
+    """
+    train = manifest.of_split("train")
+    if len({sample.speaker for sample in train}) < 3:
+        train = tuple(sample.model_copy(update={"speaker": None}) for sample in train)
+    if len(train) < 2:
+        return train, ()
+    divided = divide(dataclasses.replace(manifest, samples=train), Shares(valid=share, test=0.0), seed=seed).samples
+    chosen = {sample.id for sample in divided if sample.split == "valid"}
+    own = manifest.of_split("train")
+    return (
+        tuple(sample for sample in own if sample.id not in chosen),
+        tuple(sample for sample in own if sample.id in chosen),
+    )
 
 
 def _preset_of(model: str) -> str:
