@@ -40,11 +40,14 @@ def validate(
     time_encoding: Annotated[
         bool, typer.Option("--time", help="For the cost: encode three clips with nano and measure.")
     ] = False,
+    validates: Annotated[
+        Path | None, typer.Option(help="The manifest that is trained on, when this one only validates it.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Threads that read clips.")] = 2,
 ) -> None:
     """Find everything that is wrong with a data set, and say what training on it will cost."""
     with _told_errors():
-        report = _validated(source, labels, epochs, batch_size, workers, time_encoding=time_encoding)
+        report = _validated(source, labels, epochs, batch_size, workers, time_encoding=time_encoding, other=validates)
     if as_json:
         typer.echo(json.dumps(report.to_json_dict(), indent=2, ensure_ascii=False))
     else:
@@ -162,7 +165,14 @@ def show(
 
 
 def _validated(
-    source: Path, labels: str | None, epochs: int, batch_size: int, workers: int, *, time_encoding: bool
+    source: Path,
+    labels: str | None,
+    epochs: int,
+    batch_size: int,
+    workers: int,
+    *,
+    time_encoding: bool,
+    other: Path | None,
 ) -> Report:
     from emollama.labels import parse_label_set
     from train.data.bundle import BundleError, kind_of
@@ -172,6 +182,8 @@ def _validated(
 
     if not source.is_file():
         raise InputError(f"{source} is not a file; give a manifest or a bundle", field="source")
+    if other is not None and not other.is_file():
+        raise InputError(f"--validates {other} is not a file; give the manifest that is trained on", field="validates")
     if epochs < 1 or batch_size < 1:
         raise InputError("--epochs and --batch-size begin at 1", field="epochs")
     options: dict[str, Any] = {
@@ -190,6 +202,11 @@ def _validated(
     elif time_encoding:
         raise InputError("--time has no effect on a bundle; unpack it first", field="time")
     with _progress("reading clips") as tick:
+        if other is not None:
+            trained = check(other, workers=workers, progress=tick)
+            if trained.summary is None or not trained.summary.num_samples:
+                raise InputError(f"--validates {other} holds no sample; check it first", field="validates")
+            options["validates"] = trained
         if not is_bundle:
             return check(source, progress=tick, **options)
         import tempfile

@@ -89,14 +89,17 @@ def probe_clips(
     if progress is not None:
         progress(done, total)
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        running = {pool.submit(probe, file, limits): file for file in files}
-        for future in as_completed(running):
-            names = files[running[future]]
-            result = future.result()
-            facts.update(dict.fromkeys(names, result))
-            done += len(names)
-            if progress is not None:
-                progress(done, total)
+        try:
+            running = {pool.submit(probe, file, limits): file for file in files}
+            for future in as_completed(running):
+                names = files[running[future]]
+                facts.update(dict.fromkeys(names, future.result()))
+                done += len(names)
+                if progress is not None:
+                    progress(done, total)
+        except BaseException:  # stopped from outside: what was not begun is not begun
+            pool.shutdown(cancel_futures=True)
+            raise
     return facts
 
 

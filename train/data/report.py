@@ -72,6 +72,15 @@ class Summary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Who and what a file trains on, and the line where each stands first: a file for validation must not hold it."""
+
+    file: str
+    speakers: Mapping[str, int]
+    contents: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The outcome of one check. ``counts`` holds every problem by code; ``problems`` the first of them, by line."""
 
@@ -80,6 +89,7 @@ class Report:
     counts: Mapping[str, int]
     summary: Summary | None = None
     cost: Cost | None = None
+    seen: Seen | None = None
 
     @property
     def num_errors(self) -> int:
@@ -167,12 +177,17 @@ class Findings:
                 )
             )
 
-    def report(self, *, summary: Summary | None = None, cost: Cost | None = None) -> Report:
+    def report(self, *, summary: Summary | None = None, cost: Cost | None = None, seen: Seen | None = None) -> Report:
         """Return what was found, in the order of the lines; errors are kept before warnings when there are too many."""
         kept = [*self._kept["error"], *self._kept["warning"]][: self.max_listed]
         kept.sort(key=lambda problem: problem.line or 0)
         return Report(
-            file=self.file, problems=tuple(kept), counts=dict(sorted(self.counts.items())), summary=summary, cost=cost
+            file=self.file,
+            problems=tuple(kept),
+            counts=dict(sorted(self.counts.items())),
+            summary=summary,
+            cost=cost,
+            seen=seen,
         )
 
 

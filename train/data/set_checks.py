@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from emollama.labels import canonical
 from train.data.clip_checks import ClipFacts
 from train.data.limits import DataLimits
-from train.data.report import Findings, Summary
+from train.data.report import Findings, Seen, Summary
 from train.data.row_checks import Facts, did_you_mean
 
 MAX_LABELS = 64
@@ -101,8 +101,15 @@ def content_key(row: Facts, clips: Mapping[str, ClipFacts]) -> str | None:
     return "words:" + hashlib.sha256(" ".join(row.words.lower().split()).encode("utf-8", "replace")).hexdigest()
 
 
-def check_leaks(rows: Sequence[Facts], clips: Mapping[str, ClipFacts], findings: Findings) -> None:
-    """Nobody, and no clip, may be in training and in evaluation at once; and no content may have two labels."""
+def check_leaks(
+    rows: Sequence[Facts], clips: Mapping[str, ClipFacts], findings: Findings, *, training: Seen | None = None
+) -> None:
+    """Nobody, and no clip, may be in training and in evaluation at once; and no content may have two labels.
+
+    ``training`` is what another file trains on, when these rows are for validating it.
+    """
+    if training is not None:
+        _check_against(training, rows, clips, findings)
     speakers: dict[str, dict[str, int]] = {}
     contents: dict[str, dict[str, int]] = {}
     stretches: dict[tuple[str, float | None, float | None], Facts] = {}
@@ -127,6 +134,34 @@ def check_leaks(rows: Sequence[Facts], clips: Mapping[str, ClipFacts], findings:
             findings.add(
                 "same_sample", message, line=row.line, field="clip" if row.clip else "transcript", value=row.clip
             )
+
+
+def _check_against(training: Seen, rows: Sequence[Facts], clips: Mapping[str, ClipFacts], findings: Findings) -> None:
+    """Note each speaker and each content that the file for training holds too, once."""
+    told: set[str] = set()
+    for row in rows:
+        for code, field, known, key, value in (
+            ("speaker_in_two_splits", "speaker", training.speakers, row.speaker, row.speaker),
+            ("clip_in_two_splits", "clip", training.contents, content_key(row, clips), row.clip or row.words),
+        ):
+            if key is not None and key in known and key not in told:
+                told.add(key)
+                message = f"is trained on in {training.file}, line {known[key]}"
+                findings.add(code, message, line=row.line, field=field, value=value)
+
+
+def trained_on(file: str, rows: Sequence[Facts], clips: Mapping[str, ClipFacts]) -> Seen:
+    """Return who and what the rows for training hold."""
+    speakers: dict[str, int] = {}
+    contents: dict[str, int] = {}
+    for row in rows:
+        if row.split == "train":
+            if row.speaker is not None:
+                speakers.setdefault(row.speaker, row.line)
+            key = content_key(row, clips)
+            if key is not None:
+                contents.setdefault(key, row.line)
+    return Seen(file=file, speakers=speakers, contents=contents)
 
 
 def _check_side(

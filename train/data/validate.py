@@ -22,7 +22,7 @@ from train.data.cost import Cost, CountTokens, Speed, size_of
 from train.data.limits import BundleLimits, DataLimits
 from train.data.report import Findings, Report
 from train.data.row_checks import Facts, RowChecker, did_you_mean
-from train.data.set_checks import check_classes, check_labels, check_leaks, summarize
+from train.data.set_checks import check_classes, check_labels, check_leaks, summarize, trained_on
 
 
 def validate(
@@ -30,6 +30,7 @@ def validate(
     *,
     limits: DataLimits | None = None,
     labels: Sequence[str] | None = None,
+    validates: Report | None = None,
     probe: Probe = probe_clip,
     workers: int = 2,
     progress: Progress | None = None,
@@ -41,9 +42,11 @@ def validate(
 ) -> Report:
     """Check a manifest and its clips and return everything that was found.
 
-    ``labels`` is the label set (it goes before the header's). ``progress`` hears (done, total) while clips are read.
-    ``count_tokens``, ``epochs``, ``batch_size`` and ``speed`` say how the cost is told. ``name`` is what the report
-    calls the file (default: its name). Raises only for arguments, never for what the file holds.
+    ``labels`` is the label set (it goes before the header's). ``validates`` is the report of the file that is trained
+    on, when this one only validates it: then nothing is asked of its classes, its rows of split valid (without any:
+    all) count, and they may not hold a speaker or a clip of the other. ``progress`` hears (done, total) while clips are
+    read. ``count_tokens``, ``epochs``, ``batch_size`` and ``speed`` say how the cost is told. ``name`` is what the
+    report calls the file (default: its name). Raises only for arguments, and what ``probe`` raises.
     """
     limits = limits or DataLimits()
     manifest = Path(manifest)
@@ -57,14 +60,18 @@ def validate(
     )  # fmt: skip
     check_clips(rows, clips, findings)
     check_labels(rows, labels, findings)
-    check_classes(rows, labels, limits, findings)
-    check_leaks(rows, clips, findings)
+    if validates is None:
+        check_classes(rows, labels, limits, findings)
+    else:
+        _take_for_validation(rows)
+    check_leaks(rows, clips, findings, training=validates.seen if validates is not None else None)
     samples = [row.sample for row in rows if row.sample is not None]
     seconds = {clip: facts.seconds for clip, facts in clips.items()}
     size = size_of(samples, seconds=seconds, count_tokens=count_tokens)
     return findings.report(
         summary=summarize(rows, clips),
         cost=Cost(size=size, epochs=epochs, batch_size=batch_size, speed=speed) if samples else None,
+        seen=trained_on(findings.file, rows, clips),
     )
 
 
@@ -93,6 +100,14 @@ def validate_upload(
     return _with_unused(report, name, unused)
 
 
+def _take_for_validation(rows: list[Facts]) -> None:
+    """Keep what training will validate on: the rows of split valid, or all of them when there are none."""
+    chosen = [row for row in rows if row.split == "valid"] or list(rows)
+    for row in chosen:
+        row.split = "valid"
+    rows[:] = chosen
+
+
 def _with_unused(report: Report, name: str, unused: Sequence[str]) -> Report:
     """Add a warning for the members that were left in the archive."""
     if not unused:
@@ -107,6 +122,7 @@ def _with_unused(report: Report, name: str, unused: Sequence[str]) -> Report:
         counts={**report.counts, **extra.counts},
         summary=report.summary,
         cost=report.cost,
+        seen=report.seen,
     )
 
 

@@ -50,6 +50,19 @@ def test_problems_give_code_1_and_are_all_in_the_json(tmp_path: Path) -> None:
     assert (code, "'boredom' is not in the label set" in out) == (1, True)
 
 
+def test_a_manifest_for_validation_is_held_against_the_other(tmp_path: Path) -> None:
+    rows = [{**d.sound_rows()[0], "split": "valid"}]
+    path, training = d.write_rows(tmp_path / "b", rows), d.sound(tmp_path / "a")
+    assert call("validate", path)[0] == 1  # alone it has nothing to train on
+    code, out, _ = call("validate", path, "--validates", training)
+    assert code == 1
+    assert "manifest.jsonl:1: error: speaker: is trained on in manifest.jsonl, line 1" in out
+    (path.parent / "clips" / "s0.wav").write_bytes(d.wav(hz=990.0))
+    path.write_text(json.dumps({**rows[0], "speaker": "new"}) + "\n")
+    assert call("validate", path, "--validates", training)[0] == 0
+    assert call("validate", path, "--validates", tmp_path / "no.jsonl")[0] == 2
+
+
 def test_bundles_are_checked_and_nothing_is_left(tmp_path: Path, monkeypatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

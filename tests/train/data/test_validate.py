@@ -7,6 +7,7 @@ import json
 import os
 import random
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -181,6 +182,41 @@ def test_dialogues_need_no_labels(tmp_path: Path) -> None:
         {"id": f"s{n}", "clip": f"clips/s{n}.wav", "messages": turns, "split": "valid" if n else None} for n in (0, 1)
     ]
     assert validate(d.write_rows(tmp_path, rows), limits=LIMITS).problems == ()
+
+
+def test_a_file_for_validation_is_held_against_the_one_that_is_trained_on(tmp_path: Path) -> None:
+    training = validate(d.sound(tmp_path / "a"), limits=LIMITS, name="train.jsonl")
+    rows = [{**row, "split": None, "label": "joy", "speaker": f"new {n}"} for n, row in enumerate(d.sound_rows()[:3])]
+    rows[1] |= {"speaker": "ben", "clip": "clips/other.wav"}
+    path = d.write_rows(tmp_path / "b", rows)
+    (tmp_path / "b" / "clips" / "s0.wav").write_bytes(d.wav(hz=900.0))
+    (tmp_path / "b" / "clips" / "other.wav").write_bytes(d.wav(hz=950.0))
+    report = validate(path, limits=LIMITS, validates=training)
+    assert [(p.code, p.line, p.message) for p in report.problems] == [
+        ("speaker_in_two_splits", 2, "is trained on in train.jsonl, line 3"),
+        ("clip_in_two_splits", 3, "is trained on in train.jsonl, line 3"),
+    ]
+    assert report.summary is not None
+    assert report.summary.splits == {"valid": 3}
+    # As in training: when rows are marked for validation, the others do not count.
+    rows[0]["split"] = "valid"
+    report = validate(d.write_rows(tmp_path / "b", rows), limits=LIMITS, validates=training)
+    assert [(p.code, p.line) for p in report.problems] == [("clip_in_two_splits", 1)]
+
+
+def test_a_check_can_be_stopped(tmp_path: Path) -> None:
+    """A probe that raises ends the check, and the clips that were not begun are left alone."""
+    begun: list[str] = []
+
+    def probe(path: Path, limits: MediaLimits) -> ClipFacts:
+        begun.append(path.name)
+        if len(begun) > 1:
+            time.sleep(0.3)  # in which the rest is called off
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        validate(d.sound(tmp_path), probe=probe, workers=1)
+    assert len(begun) < 8
 
 
 def test_progress_is_told_and_a_clip_is_opened_once(tmp_path: Path) -> None:
