@@ -16,7 +16,7 @@ from emollama.errors import InputError, UnknownNameError
 
 Precision = Literal["fp32", "bf16"]
 Schedule = Literal["cosine", "linear", "constant"]
-Optimizer = Literal["adamw", "sgd", "paged_adamw"]
+Optimizer = Literal["adamw", "sgd", "adamw_8bit"]
 TRACKERS = ("tensorboard", "wandb")
 
 # Fields that may differ between a run and its resumption: they do not change what is learned. (The number of batches in
@@ -33,8 +33,8 @@ FREE_ON_RESUME = frozenset(
 class TrainConfig:
     """A whole run. One step is one optimiser update, over ``accumulate_steps`` batches of ``batch_size`` per process.
 
-    The warm-up climbs from ``warmup_start_ratio`` times the peak rate; ``optimizer`` "paged_adamw" keeps its moments in
-    8 bits and needs a GPU.
+    The warm-up climbs from ``warmup_start_ratio`` times the peak rate; ``optimizer`` "adamw_8bit" keeps its moments in
+    8 bits, in pages that may move to the host where there is a GPU.
     ``projector_learning_rate`` is the peak rate of parameters under ``projectors.`` (``None``: that of the others).
     ``ema_decay`` 0 turns weight averaging off; with it, validation, ``best`` and the export use the averaged weights.
     ``gradient_checkpointing`` computes a layer's activations again in the backward pass instead of keeping them.

@@ -155,8 +155,8 @@ def _finish(folder: Path, adapter: Path, info: AdapterInfo | None, *, base: str)
     name = info.base if info is not None else Path(base).name
     (folder / _MODEL_CARD).write_text(
         f"# {name}, with an adapter merged into it\n\nThe weights of the adapter are part of the backbone here. "
-        "Nothing else of the base was changed, but for what the adapter brought of its own (projectors, calibration). Licence "
-        f"and limits of the base hold. What follows is the adapter's own card.\n\n{told}",
+        "Nothing else of the base was changed, but for what the adapter brought of its own (projectors, calibration). "
+        f"Licence and limits of the base hold. What follows is the adapter's own card.\n\n{told}",
         encoding="utf-8",
     )
     write_manifest(folder)

@@ -41,10 +41,10 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(described, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
-    if config.optimizer == "paged_adamw":
-        from emollama.backbones.quantize import paged_adamw
+    if config.optimizer == "adamw_8bit":
+        from emollama.backbones.quantize import adamw_8bit
 
-        return paged_adamw(described, lr=config.learning_rate, betas=config.betas)
+        return adamw_8bit(described, lr=config.learning_rate, betas=config.betas)
     return torch.optim.AdamW(described, lr=config.learning_rate, betas=config.betas, fused=True)
 
 

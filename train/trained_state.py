@@ -63,14 +63,21 @@ def trained_state_names(model: nn.Module) -> set[str]:
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's tensors as ``<kind>/<parameter>``, such as ``exp_avg/projectors.face.norm.weight``."""
+    """Return an optimiser's tensors as ``<kind>/<parameter>``, such as ``exp_avg/projectors.face.norm.weight``.
+
+    A number that is no tensor (the step of 8-bit AdamW) becomes one of int64 without dimensions.
+    """
     names = {p: name for name, p in model.named_parameters()}
-    return {
-        f"{kind}/{names[cast(nn.Parameter, p)]}": _full(value.detach())
-        for p, state in optimizer.state.items()
-        for kind, value in state.items()
-        if isinstance(value, Tensor)
-    }
+    found: dict[str, Tensor] = {}
+    for p, state in optimizer.state.items():
+        for kind, value in state.items():
+            key = f"{kind}/{names[cast(nn.Parameter, p)]}"
+            if isinstance(value, Tensor):
+                # 8-bit AdamW has one table for all parameters; a file must not hold the same memory twice
+                found[key] = value.detach().clone() if kind.startswith("qmap") else _full(value.detach())
+            elif isinstance(value, int):
+                found[key] = torch.tensor(value)
+    return found
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
@@ -81,12 +88,19 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, tensors: Mappin
         if name not in parameters:
             raise CheckpointError(f"the checkpoint does not fit the model; it has the optimiser's state of {name}")
         parameter = parameters[name]
-        # A count of steps stays where the optimiser would have made it: on the host, unless the update is fused there.
-        optimizer.state[parameter][kind] = (
-            _like(tensor, parameter)
-            if tensor.shape == parameter.shape
-            else tensor.to(_device_of_step(optimizer, parameter))
-        )
+        own: Tensor | int
+        if tensor.ndim == 0 and tensor.dtype == torch.int64:
+            own = int(tensor)
+        elif not tensor.is_floating_point():
+            own = tensor.to(parameter.device)  # moments of 8 bits
+        elif tensor.shape == parameter.shape:
+            own = _like(tensor, parameter)
+        elif tensor.ndim:
+            own = tensor.to(parameter.device)
+        else:
+            # A count of steps stays where the optimiser would have made it: on the host, unless the update is fused.
+            own = tensor.to(_device_of_step(optimizer, parameter))
+        optimizer.state[parameter][kind] = own
 
 
 def _device_of_step(optimizer: Optimizer, parameter: Tensor) -> torch.device:

@@ -116,14 +116,14 @@ def _keep_layout(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
-def paged_adamw(groups: Iterable[Any], *, lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
-    """Return AdamW with 8-bit moments whose pages may move to the host when the GPU is full (QLoRA, section 3)."""
+def adamw_8bit(groups: Iterable[Any], *, lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """Return AdamW with moments of 8 bits (tensors of under 4096 numbers keep 32), in pages where there is a GPU.
+
+    Pages may move to the host when the GPU is full (QLoRA, section 3); a processor has no use for them.
+    """
     bnb = _bitsandbytes()
-    if not torch.cuda.is_available():
-        raise InputError(
-            "optimizer is 'paged_adamw', which needs a CUDA device; allowed here: adamw", field="optimizer"
-        )
-    optimizer: torch.optim.Optimizer = bnb.optim.PagedAdamW8bit(groups, lr=lr, betas=betas)
+    kind = bnb.optim.PagedAdamW8bit if torch.cuda.is_available() else bnb.optim.AdamW8bit
+    optimizer: torch.optim.Optimizer = kind(groups, lr=lr, betas=betas)
     return optimizer
 
 

@@ -78,7 +78,9 @@ def answer_log_likelihoods(
     ).last_hidden_state
     # where each token of each answer is predicted: the prompt's last state, then the branch's own
     sources = torch.empty(len(prompts), sum(len(answer) for answer in answers), dtype=torch.long, device=device)
-    targets, columns, branch = [], [], longest
+    targets: list[int] = []
+    columns: list[int] = []
+    branch = longest
     for column, answer in enumerate(answers):
         for index, token in enumerate(answer):
             sources[:, len(targets)] = lengths - 1 if index == 0 else branch + index - 1

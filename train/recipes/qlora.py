@@ -4,8 +4,7 @@
 
 From the paper: NF4 with double quantisation, computed in bfloat16; LoRA of rank 64, alpha 16, dropout 0.1 on all
 projections of attention and MLP; AdamW at 2e-4 with 16 samples a step, a constant rate, gradients clipped to 0.3. The
-moments of the optimiser lie in 8 bits and in pages where there is a GPU; on a processor, where this is only for tests,
-they are AdamW's own.
+moments of the optimiser lie in 8 bits, and in pages where there is a GPU.
 
 What differs: a warm-up of 50 steps, because the projectors begin at random; they learn at a rate of their own and are
 not quantised; activations are recomputed; the run is validated by macro-F1 and exports its best.
@@ -19,7 +18,7 @@ from __future__ import annotations
 
 from emollama.config import LORA_TARGETS, LoraSettings
 from train.clip_task import ClipOptions
-from train.config import Optimizer, TrainConfig
+from train.config import TrainConfig
 
 
 def qlora() -> TrainConfig:
@@ -35,7 +34,7 @@ def qlora() -> TrainConfig:
         epochs=3,
         batch_size=4,
         accumulate_steps=4,
-        optimizer=_optimizer(),
+        optimizer="adamw_8bit",
         learning_rate=2e-4,
         projector_learning_rate=5e-4,
         warmup_steps=50,
@@ -49,9 +48,3 @@ def qlora() -> TrainConfig:
         export="best",
         keep_exports=2,
     )
-
-
-def _optimizer() -> Optimizer:
-    import torch
-
-    return "paged_adamw" if torch.cuda.is_available() else "adamw"

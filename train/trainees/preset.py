@@ -20,13 +20,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
 from emollama.adapter import AdapterInfo, base_digest
 from emollama.backbones.lora import read_adapter_config
-from emollama.chat_prompt import TEMPLATE_OF, ChatRenderer, ChatTokenizer, FileTokenizer, Rendered
+from emollama.chat_prompt import TEMPLATE_OF, ChatRenderer, ChatTokenizer, FileTokenizer, Layout, Rendered
 from emollama.config import preset
 from emollama.errors import CheckpointError, DatasetError, InputError
 from emollama.manifest import Sample
@@ -57,7 +57,10 @@ class PresetTrainee:
     def __init__(self, options: ClipOptions, labels: Sequence[str]) -> None:
         if options.task not in TASKS:
             raise InputError(f"task is {options.task!r}; allowed: {', '.join(TASKS)}", field="task")
+        if options.layout not in get_args(Layout):
+            raise InputError(f"layout is {options.layout!r}; allowed: {', '.join(get_args(Layout))}", field="layout")
         self.options = options
+        self._layout = cast(Layout, options.layout)
         self.name = preset(options.model).name
         self.labels = tuple(labels)
         # The shape of the adapter to go on from; one that is not there is told before clips are read.
@@ -168,10 +171,6 @@ class PresetTrainee:
         if not any(kept.is_answer):
             return None
         return Example(ids=kept.ids, is_answer=kept.is_answer, features=features)
-
-    @property
-    def _layout(self) -> Any:
-        return self.options.layout
 
     def _spelled(self, label: str) -> str:
         """Return a label in the word of the label set, however the sample writes it."""
@@ -295,7 +294,7 @@ class PresetTrainee:
 
         folder.mkdir(parents=True, exist_ok=True)
         if hasattr(model.backbone, "peft_config"):
-            save_lora(model.backbone, folder, dtype=torch.float32, base_name=self.name)  # type: ignore[arg-type]
+            save_lora(model.backbone, folder, dtype=torch.float32, base_name=self.name)
         model.save_projectors(folder / "projectors.safetensors")
         info = AdapterInfo(
             base=self.name,
