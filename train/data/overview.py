@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,21 +18,21 @@ _MOST_ROWS = 40  # of a table for a person; JSON holds all
 def overview(manifest: Manifest, seconds: Mapping[str, float] | None) -> dict[str, Any]:
     """Count samples, speakers, dialogues, words and seconds; ``seconds`` is by the clip's path, None: not opened."""
     by_split = {split: manifest.of_split(split) for split in get_args(Split)}
-    speakers = sorted({sample.speaker for sample in manifest.samples if sample.speaker})
+    by_speaker: dict[str, list[Sample]] = {}
+    for sample in manifest.samples:
+        if sample.speaker:
+            by_speaker.setdefault(sample.speaker, []).append(sample)
+    by_label = {split: Counter(sample.top_label for sample in inside) for split, inside in by_split.items() if inside}
     return {
         "manifest": str(manifest.path),
         "name": manifest.header.name if manifest.header else None,
         "license": manifest.header.license if manifest.header else None,
         "num_samples": len(manifest.samples),
         "splits": {split: _counted(inside, seconds) for split, inside in by_split.items() if inside},
-        "labels": {
-            label: {split: _with_label(inside, label) for split, inside in by_split.items() if inside}
-            for label in manifest.labels
-        },
+        "labels": {label: {split: counts[label] for split, counts in by_label.items()} for label in manifest.labels},
         "speakers": {
-            name: _counted([sample for sample in manifest.samples if sample.speaker == name], seconds)
-            | {"splits": sorted({sample.split or "train" for sample in manifest.samples if sample.speaker == name})}
-            for name in speakers
+            name: _counted(theirs, seconds) | {"splits": sorted({sample.split or "train" for sample in theirs})}
+            for name, theirs in sorted(by_speaker.items())
         },
     }
 
@@ -48,10 +49,6 @@ def _counted(samples: list[Sample] | tuple[Sample, ...], seconds: Mapping[str, f
         "with_messages": sum(1 for sample in samples if sample.messages),
         "seconds": spent,
     }
-
-
-def _with_label(samples: tuple[Sample, ...], label: str) -> int:
-    return sum(1 for sample in samples if sample.top_label == label)
 
 
 def tables(found: Mapping[str, Any]) -> Iterator[Table]:

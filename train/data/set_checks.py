@@ -65,23 +65,26 @@ def check_classes(rows: Sequence[Facts], labels: Sequence[str] | None, limits: D
     for row in in_train:
         if row.top_label is not None and (known is None or canonical(row.top_label) in known):
             counts[canonical(row.top_label)] += 1
+    first_line: dict[str, int] = {}
+    in_shares: set[str] = set()  # of the samples for training
     has_unknown = False
     for row in rows:
         for name in row.shares:
-            if known is None or canonical(name) in known:
-                spelling.setdefault(canonical(name), name)
-            else:
+            key = canonical(name)
+            if known is not None and key not in known:
                 has_unknown = True
+                continue
+            spelling.setdefault(key, name)
+            first_line.setdefault(key, row.line)
+            if row.split == "train":
+                in_shares.add(key)
     if counts and len(spelling) == 1 and not has_unknown:
         (only,) = spelling.values()
         findings.add("one_class", f"every label is {only!r}", field="label", value=only, allowed="2 labels or more")
     for key, name in spelling.items():
-        shared = sum(1 for row in in_train if any(canonical(other) == key for other in row.shares))
-        if counts and not shared and in_train:
-            line = next(row.line for row in rows if any(canonical(other) == key for other in row.shares))
-            findings.add(
-                "label_not_trained", f"{name!r} has no sample for training", line=line, field="label", value=name
-            )
+        if counts and key not in in_shares:
+            message = f"{name!r} has no sample for training"
+            findings.add("label_not_trained", message, line=first_line[key], field="label", value=name)
         elif counts[key] and counts[key] < limits.min_samples_per_class and len(counts) > 1:
             findings.add(
                 "too_few_samples", f"{name!r} has {counts[key]} for training", field="label", value=name,

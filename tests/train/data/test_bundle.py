@@ -195,7 +195,7 @@ def test_names_that_lead_out_or_collide(tmp_path: Path, kind: str, name: str, co
     assert names(tmp_path) == [f"made/data.{kind}"]
 
 
-@pytest.mark.parametrize("make", ["hard link", "sparse"])
+@pytest.mark.parametrize("make", ["hard link", "pipe"])
 def test_other_kinds_of_members(tmp_path: Path, make: str) -> None:
     path = d.bundle(tmp_path / "made", kind="tar")
     with tarfile.open(path, "a") as archive:
