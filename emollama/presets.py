@@ -246,6 +246,32 @@ def assemble_model(
     return EmoLlama(backbone, projectors, placeholder_ids)
 
 
+def build_random(
+    name: str,
+    *,
+    bits: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> EmoLlama:
+    """Build what is trained of a preset at full size, with random weights and without its encoders.
+
+    For measuring memory and speed of a 7 or 8 billion LLaMA where its weights are not at hand; ``device="meta"`` needs
+    no memory. ``bits`` 4 packs the backbone once it lies on the device.
+    """
+    from emollama.backbones.frozen import freeze
+    from emollama.backbones.llama import build_llama
+    from emollama.backbones.quantize import quantize_llama
+
+    if bits not in (0, 4):
+        raise InputError(f"bits is {bits!r}; allowed: 0 (not quantised), 4", field="bits")
+    config = preset(name)
+    backbone: nn.Module = build_llama(config.backbone, seed=seed, dtype=dtype, device=str(device))
+    backbone = quantize_llama(backbone, compute_dtype=dtype, device=device) if bits else freeze(backbone)
+    placeholders = {stream.name: index for index, stream in enumerate(config.streams)}
+    return assemble_model(config, backbone, placeholder_ids=placeholders, lora=config.lora, seed=seed)
+
+
 def load(
     name: str,
     *,

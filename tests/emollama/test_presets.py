@@ -12,7 +12,7 @@ from emollama.backbones.frozen import memory_report
 from emollama.backbones.llama import build_llama
 from emollama.config import PRESETS, ModelConfig, StreamConfig, preset
 from emollama.errors import CheckpointError, DependencyError, InputError, UnknownNameError
-from emollama.presets import Built, assemble_model, build, load
+from emollama.presets import Built, build, build_random, load
 from emollama.runtime import Sampling
 from emollama.types import Audio, Box, Clip, FaceTrack, Frames
 
@@ -120,18 +120,15 @@ def test_emollama_8b_has_the_sizes_of_its_parts() -> None:
     ("name", "lora", "projectors"), [("emotion-llama-7b", 33_554_432, 41_439_232), ("emollama-8b", 167_772_160, 0)]
 )
 def test_what_is_trained_of_a_full_size_is_counted_without_memory(name: str, lora: int, projectors: int) -> None:
-    config = PRESETS[name]
-    backbone = build_llama(config.backbone, device="meta", dtype=torch.bfloat16)
-    for parameter in backbone.parameters():
-        parameter.requires_grad_(False)
-    placeholders = {stream.name: index for index, stream in enumerate(config.streams)}
-    model = assemble_model(config, backbone, placeholder_ids=placeholders, lora=config.lora)
+    model = build_random(name, device="meta")
     assert all(parameter.is_meta for parameter in model.parameters())
     report = memory_report(model)
     own = sum(parameter.numel() for parameter in model.projectors.parameters())
     assert report.trained - own == lora
     assert not projectors or own == projectors
     assert report.frozen_bytes >= 2 * (report.parameters - report.trained)
+    with pytest.raises(InputError, match="allowed: 0"):
+        build_random(name, bits=3)
 
 
 def test_loading_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
