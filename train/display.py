@@ -69,8 +69,8 @@ class Display:
         """Show a validation."""
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         if self.is_live:
+            self.facts = {name: value for name, value in self.facts.items() if not name.startswith("validation")}
             self.facts[f"validation at step {step}" + (", the best" if is_best else "")] = shown
-            self.facts = {k: v for k, v in self.facts.items() if not k.startswith("validation") or v is shown}
         elif self.shows:
             logger.info("%s step %d validation%s  %s", self.recipe, step, " (best)" if is_best else "", shown)
 

@@ -133,7 +133,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
         strategy.wait()
 
     def validate() -> None:
-        seed_generators(config.seed, "validation", at.step)
+        seed_generators(strategy.device, config.seed, "validation", at.step)
         prepared.eval()
         with _averaged(model, ema), torch.no_grad():
             measured: Mapping[str, float] = {}
@@ -183,7 +183,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
                 if weight <= 0:
                     raise InputError(f"the batches of step {at.step + 1} have no term to learn", field="task")
                 for turn, micro in enumerate(share.micro_batches, 1):
-                    seed_generators(config.seed, epoch, micro.index)
+                    seed_generators(strategy.device, config.seed, epoch, micro.index)
                     with strategy.accumulating(prepared, is_update=turn == len(share.micro_batches)):
                         loss, reported = prepared(task.loss, micro.batch)
                         strategy.backward(loss * (micro.weight * strategy.size / weight))
@@ -258,10 +258,14 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
     )
 
 
-def seed_generators(*parts: int | str) -> None:
-    """Seed torch's generators on every device from what names a moment of a run."""
+def seed_generators(device: torch.device, *parts: int | str) -> None:
+    """Seed torch's generators of the host and of a device from what names a moment of a run."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "big") >> 1)  # 63 bits: a seed is signed
+    seed = int.from_bytes(digest, "big") >> 1  # 63 bits: a seed is signed
+    # Not torch.manual_seed: for each kind of device that is not in use it keeps the call and its stack, every time.
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def _is_turn(step: int, every: int | None) -> bool:

@@ -18,6 +18,7 @@ class Options:
     name: str = "a"
     sizes: tuple[int, ...] = (1, 2)
     is_on: bool = False
+    limit: int | None = None
     folder: Path = Path("x")
 
 
@@ -37,6 +38,20 @@ def test_overrides_reach_nested_options_and_keep_types():
     assert config.export_dir == "out/x"
 
 
+def test_an_optional_value_takes_what_its_type_says():
+    config = override(
+        make(),
+        ["projector_learning_rate=1", "validate_every_steps=50", "export_dir=7", "task.limit=3", "patience=null",
+         "trackers=tensorboard, wandb"],
+    )  # fmt: skip
+    assert config.projector_learning_rate == 1.0
+    assert isinstance(config.projector_learning_rate, float)
+    assert (config.validate_every_steps, config.task.limit, config.patience) == (50, 3, None)
+    assert config.export_dir == "7"
+    assert config.trackers == ("tensorboard", "wandb")
+    assert override(config, ['trackers=["wandb"]']).trackers == ("wandb",)
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
@@ -47,6 +62,12 @@ def test_overrides_reach_nested_options_and_keep_types():
         ("task=3", "is a group"),
         ("epochs.x=3", "has no parts"),
         ("epochs=0", "allowed: 1 or more"),
+        ("patience=soon", "a value of type int or null"),
+        ("patience=1.5", "a value of type int or null"),
+        ("projector_learning_rate=fast", "a value of type float or null"),
+        ("task.limit=all", "a value of type int or null"),
+        ("trackers=mlflow", "any of tensorboard, wandb"),
+        ("keep_exports=-1", "0 or more"),
     ],
 )
 def test_a_bad_override_says_what_is_allowed(assignment, message):
@@ -65,7 +86,9 @@ def test_an_unknown_key_lists_the_known_ones():
         {"epochs": 0}, {"batch_size": 0}, {"warmup_steps": -1}, {"max_steps": 0}, {"patience": 0},
         {"learning_rate": 0.0},
         {"ema_decay": 1.0}, {"clip_norm": 0.0}, {"precision": "fp16"}, {"schedule": "step"}, {"optimizer": "lion"},
-        {"device": "tpu"}, {"export": "first"}, {"monitor": "loss"}, {"min_learning_rate_ratio": 2.0},
+        {"device": "tpu"}, {"checkpoint_every_steps": 0}, {"validate_every_steps": 0}, {"projector_learning_rate": 0.0},
+        {"keep_exports": -1}, {"trackers": ("mlflow",)}, {"export": "first"}, {"monitor": "loss"},
+        {"min_learning_rate_ratio": 2.0},
     ],
 )  # fmt: skip
 def test_a_value_outside_its_range_is_refused_by_name(fields):

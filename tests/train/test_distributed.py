@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,13 @@ def test_the_launcher_understands_every_file(file, monkeypatch):
         assert config.deepspeed_config["gradient_accumulation_steps"] == 1
     known = vars(config).keys()
     assert yaml.safe_load(file.read_text()).keys() <= known  # nothing that accelerate would leave unread
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_deepspeed_has_the_curve_of_one_process_and_goes_on_after_a_kill(tmp_path, runs, stage):
+    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage, "DS_ACCELERATOR": "cpu"}
+    job = {"run_dir": "zero", "processes": 2, "environment": zero, "tries": ["loss:7", ""]}
+    assert do(tmp_path, job) == [[KILLED, KILLED, 0, 0]]
+    assert_same_curve(runs / "single", tmp_path / "zero", within=1e-5)
