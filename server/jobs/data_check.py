@@ -79,11 +79,17 @@ def check_data(
     data = folder.training.parent
     shutil.rmtree(data, ignore_errors=True)
     try:
-        report = _check(training, folder.training, "training_file", limits=limits, labels=None, stop=stop)
+        ignored = frozenset() if validation is None else frozenset({"no_valid_rows"})
+        report = _check(
+            training, folder.training, "training_file", limits=limits, labels=None, ignored=ignored, stop=stop
+        )
         events = _events(report, "Training")
         if validation is not None:
             labels = sorted({label for counts in _labels(report) for label in counts}) or None
-            report = _check(validation, folder.validation, "validation_file", limits=limits, labels=labels, stop=stop)
+            report = _check(
+                validation, folder.validation, "validation_file", limits=limits, labels=labels, ignored=_OF_TRAINING,
+                stop=stop,
+            )  # fmt: skip
             events += _events(report, "Validation")
     except BaseException:
         shutil.rmtree(data, ignore_errors=True)
@@ -92,10 +98,17 @@ def check_data(
 
 
 def _check(
-    upload: Path, target: Path, param: str, *, limits: DataLimits, labels: Sequence[str] | None, stop: Stop
+    upload: Path,
+    target: Path,
+    param: str,
+    *,
+    limits: DataLimits,
+    labels: Sequence[str] | None,
+    ignored: frozenset[str],
+    stop: Stop,
 ) -> Report:
-    from train.data import limits as data_limits
     from train.data.bundle import BundleError, unpack
+    from train.data.limits import DataLimits as Rules
     from train.data.report import Findings
     from train.data.validate import validate
 
@@ -108,14 +121,11 @@ def _check(
         findings = Findings(file="the file")
         findings.add(exc.code, str(exc), value=exc.member, allowed=exc.allowed)
         raise BadDataError(param, findings.report().problems, num_errors=1) from exc
-    is_training = param == "training_file"
-    rules = data_limits.DataLimits(media=limits.media, min_samples_per_class=2 if is_training else 1)
-    report = validate(manifest, limits=rules, labels=labels, probe=_stoppable(stop))
-    ignored = frozenset() if is_training else _OF_TRAINING
+    report = validate(manifest, limits=Rules(media=limits.media), labels=labels, probe=_stoppable(stop))
     problems = [problem for problem in report.problems if problem.code not in ignored]
     if any(problem.severity == "error" for problem in problems):
-        hidden = 0 if ignored else report.num_errors - len(report.errors)
-        num_errors = hidden + sum(problem.severity == "error" for problem in problems)
+        unlisted = report.num_errors - len(report.errors)
+        num_errors = unlisted + sum(problem.severity == "error" for problem in problems)
         raise BadDataError(param, problems, num_errors=num_errors)
     return _with_problems(report, problems, unused)
 

@@ -17,7 +17,6 @@ from server.jobs.names import checkpoint_name
 from server.records.jobs import CheckpointRecord, EventRecord
 
 _MAX_READ_BYTES = 1 << 20
-_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,18 +98,29 @@ def read_news(run_dir: Path, progress: Progress, *, model: str, now: float) -> N
         news = replace(news, progress=replace(news.progress, offset=offset))
         if teller is not None:
             news = teller(news, line, model, now)
+    if news.progress.total_steps and not progress.total_steps:
+        news = replace(news, hyperparameters=_chosen(run_dir))
     return news
+
+
+def _chosen(run_dir: Path) -> dict[str, int]:
+    """Return the hyper-parameters of the run's config, by OpenAI's names; nothing when there is none."""
+    try:
+        config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    names = {"n_epochs": "epochs", "batch_size": "batch_size"}
+    return {name: config[key] for name, key in names.items() if isinstance(config.get(key), int)}
 
 
 def _start(news: News, line: dict[str, Any], model: str, now: float) -> News:
     total = int(line.get("total_steps", 0))
-    chosen = {name: line[name] for name in _HYPERPARAMETERS if isinstance(line.get(name), (int, float))}
-    data = {name: line[name] for name in ("total_steps", "parameters", "trained", *chosen) if name in line}
+    data = {name: line[name] for name in ("total_steps", "parameters", "trained") if name in line}
     if news.progress.total_steps == total:
         return news
     event = EventRecord(message=f"Training started: {total} steps", data=data or None)
     progress = replace(news.progress, total_steps=total)
-    return replace(news, progress=progress, events=(*news.events, event), hyperparameters=chosen)
+    return replace(news, progress=progress, events=(*news.events, event))
 
 
 def _resume(news: News, line: dict[str, Any], model: str, now: float) -> News:

@@ -106,7 +106,9 @@ def record(store: Store, lease: Lease, news: News) -> None:
     job = lease.job
     with store.write() as connection:
         if news.hyperparameters:
-            values["hyperparameters"] = {**job.hyperparameters, **news.hyperparameters}
+            # A multiplier that nobody chose is the recipe's own rate.
+            given = {name: 1.0 if value == "auto" else value for name, value in job.hyperparameters.items()}
+            values["hyperparameters"] = {**given, **news.hyperparameters}
         _set(connection, lease, **values)
         jobs.add_events_within(connection, job.id, news.events)
         for checkpoint, folder in news.checkpoints:

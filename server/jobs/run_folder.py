@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.errors import without_paths
+
 _MAX_ERROR_BYTES = 64 * 1024
 # What is of no use once a job has ended: copies of somebody's clips, features of them, the trainer's memory.
 _PERISHABLE = ("data", "features", "checkpoints", "trainer.json", "trainer.lock")
@@ -80,10 +82,13 @@ class RunFolder:
             document = None
         if not isinstance(document, dict):
             document = {}
-        param = document.get("param")
+        param, code = document.get("param"), str(document.get("code") or "training_failed")
+        message = str(document.get("message") or "")
+        if not message or code == "internal_error":  # whose message is not meant for a job's owner
+            message = "the training failed; the service's log says why"
         return {
-            "code": str(document.get("code") or "training_failed"),
-            "message": str(document.get("message") or "the training failed; the service's log says why"),
+            "code": code,
+            "message": without_paths(message, str(self.path)),
             "param": None if param is None else str(param),
         }
 

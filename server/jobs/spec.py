@@ -16,9 +16,7 @@ def job_document(job: JobRecord, folder: RunFolder, *, base: str) -> dict[str, A
         "model": base,
         "manifest": str(folder.training / MANIFEST),
         "validation_manifest": None if job.validation_file is None else str(folder.validation / MANIFEST),
-        "recipe": "instruct",
         "seed": job.seed,
         "suffix": job.suffix,
         **job.hyperparameters,
-        "overrides": {},
     }

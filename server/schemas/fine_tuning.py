@@ -28,9 +28,9 @@ class HyperparametersIn(_In):
 
     model_config = ConfigDict(title="HyperparametersRequest")
 
-    n_epochs: _Auto | Annotated[int, Field(ge=1, le=1000, strict=True)] = "auto"
+    n_epochs: _Auto | Annotated[int, Field(ge=1, le=50, strict=True)] = "auto"
     batch_size: _Auto | Annotated[int, Field(ge=1, le=256, strict=True)] = "auto"
-    learning_rate_multiplier: _Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
+    learning_rate_multiplier: _Auto | Annotated[float, Field(ge=1e-3, le=100)] = "auto"
 
 
 class SupervisedIn(_In):

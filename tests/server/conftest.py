@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,9 +227,9 @@ class FineTuning:
         content = words_manifest() if content is None else content
         return str(self.client.files.create(file=(name, content), purpose="fine-tune").id)
 
-    def create(self, *, steps: int = 8, pause: float = 0.0001, suffix: str | None = None, **options: Any) -> Any:
+    def create(self, *, steps: int = 8, pause: float = 0.001, suffix: str | None = None, **options: Any) -> Any:
         """Start a job of the stand-in trainer: so many steps, so many seconds each."""
-        chosen = {"n_epochs": steps, "learning_rate_multiplier": pause}
+        chosen = {**as_hyperparameters(steps), "learning_rate_multiplier": pause}
         method = {"type": "supervised", "supervised": {"hyperparameters": chosen}}
         options = {"training_file": None, "model": "nano", "method": method, **options}
         options["training_file"] = options["training_file"] or self.upload()
@@ -261,29 +262,49 @@ class FineTuning:
         return [int(line.split()[1]) for line in log.read_text().splitlines()] if log.is_file() else []
 
 
+def as_hyperparameters(steps: int) -> dict[str, int]:
+    """The hyper-parameters with which the stand-in trainer does so many steps."""
+    epochs = 1 if steps <= 250 else steps // 100
+    return {"n_epochs": epochs, "batch_size": steps // epochs}
+
+
 def openai_omit() -> Any:
     import openai
 
     return openai.omit
 
 
-@pytest.fixture
-def fine_tuning(live: Callable[..., LiveService], tmp_path_factory: Any) -> Iterator[Callable[..., FineTuning]]:
-    """``fine_tuning(job_concurrency=2)`` starts a service whose jobs are run by a stand-in for the trainer."""
+def start_fine_tuning(services: LiveServices, data: Path, **settings: Any) -> FineTuning:
     import openai
 
-    clients: list[Any] = []
+    service = services.start(**{"load": AdapterAnalyzer, "data_dir": data, **settings})
+    client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0, timeout=60)
+    return FineTuning(service, client, data)
 
-    def start(data: Path | None = None, load: Any = AdapterAnalyzer, **settings: Any) -> FineTuning:
-        data = data or tmp_path_factory.mktemp("data")
-        service = live(load=load, data_dir=data, **settings)
-        client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0, timeout=60)
-        clients.append(client)
-        return FineTuning(service, client, data)
+
+@pytest.fixture
+def fine_tuning(tmp_path: Path, tmp_path_factory: Any) -> Iterator[Callable[..., FineTuning]]:
+    """``fine_tuning(job_concurrency=2)`` starts a service whose jobs are run by a stand-in for the trainer."""
+    services, started = LiveServices(tmp_path), []
+
+    def start(data: Path | None = None, **settings: Any) -> FineTuning:
+        started.append(start_fine_tuning(services, data or tmp_path_factory.mktemp("data"), **settings))
+        return started[-1]
 
     yield start
-    for client in clients:
-        client.close()
+    for each in started:
+        each.client.close()
+    services.stop()
+
+
+@pytest.fixture(scope="module")
+def queueing(tmp_path_factory: Any) -> Iterator[FineTuning]:
+    """A service for a whole module that takes jobs and runs none."""
+    services = LiveServices(tmp_path_factory.mktemp("temp"))
+    started = start_fine_tuning(services, tmp_path_factory.mktemp("data"), jobs=False)
+    yield started
+    started.client.close()
+    services.stop()
 
 
 @pytest.fixture
@@ -306,34 +327,60 @@ def kill() -> Callable[[int], None]:
 
 
 @pytest.fixture
+def bundle_of_clips() -> Callable[..., bytes]:
+    """``bundle_of_clips(media, folder)``: a zip of four short sounds and the manifest that names them."""
+
+    def pack(media: Any, folder: Path) -> bytes:
+        rows = []
+        with zipfile.ZipFile(folder / "bundle.zip", "w") as archive:
+            for index in range(4):
+                name = f"clips/{index}.wav"
+                archive.write(media.wav(folder / f"{index}.wav", seconds=0.3 + 0.1 * index), name)
+                rows.append({"id": f"c{index}", "clip": name, "label": ("boredom", "joy")[index % 2]})
+            archive.writestr("manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        return (folder / "bundle.zip").read_bytes()
+
+    return pack
+
+
+@pytest.fixture
 def manifest() -> Callable[..., bytes]:
     return words_manifest
+
+
+class LiveServices:
+    """Services over real sockets; `stop` ends all that were started."""
+
+    def __init__(self, temp_dir: Path) -> None:
+        self._temp_dir = temp_dir
+        self._running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(self, analyzer: FakeAnalyzer | None = None, load: Any = None, **settings: Any) -> LiveService:
+        fake = analyzer or FakeAnalyzer()
+        port = free_port()
+        given = Settings(temp_dir=self._temp_dir, port=port, **settings)
+        app = create_app(given, None if load else fake, load=load, trainer=FAKE_TRAINER)
+        config = uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        self._running.append((server, thread))
+        wait_until(lambda: server.started)
+        return LiveService(f"http://127.0.0.1:{port}", port, app, fake, self._temp_dir)
+
+    def stop(self) -> None:
+        for server, thread in self._running:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Callable[..., LiveService]]:
     """``live(analyzer, max_upload_mb=1)`` starts uvicorn on a free port; all are stopped at the end of the test."""
-    running: list[tuple[uvicorn.Server, threading.Thread]] = []
-
-    def start(analyzer: FakeAnalyzer | None = None, load: Any = None, **settings: Any) -> LiveService:
-        fake = analyzer or FakeAnalyzer()
-        port = free_port()
-        app = create_app(
-            Settings(temp_dir=tmp_path, port=port, **settings), None if load else fake, load=load, trainer=FAKE_TRAINER
-        )
-        config = uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=2)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        running.append((server, thread))
-        wait_until(lambda: server.started)
-        return LiveService(f"http://127.0.0.1:{port}", port, app, fake, tmp_path)
-
-    yield start
-    for server, thread in running:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
+    services = LiveServices(tmp_path)
+    yield services.start
+    services.stop()
 
 
 def free_port() -> int:

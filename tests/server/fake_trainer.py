@@ -1,7 +1,7 @@
 """Stands in for `train.job`: the same files, events, signals and exit codes, no training and no heavy import.
 
-``n_epochs`` is the number of steps and ``learning_rate_multiplier`` the seconds of one. A checkpoint is made every
-second step, an adapter is exported every fourth. The suffix may ask for something special:
+``n_epochs`` times ``batch_size`` is the number of steps, ``learning_rate_multiplier`` the seconds of one. A
+checkpoint is made every second step, an adapter is exported every fourth. The suffix may ask for something special:
 
     crash        kills itself at the third step whenever it starts without a checkpoint beyond it
     diverge      ends with an error of its own
@@ -22,7 +22,9 @@ from typing import Any
 
 run = Path(sys.argv[1])
 job = json.loads((run / "job.json").read_text())
-total = 8 if job["n_epochs"] == "auto" else job["n_epochs"]
+epochs = 2 if job["n_epochs"] == "auto" else job["n_epochs"]
+batch_size = 4 if job["batch_size"] == "auto" else job["batch_size"]
+total = epochs * batch_size
 pause = 0.0 if job["learning_rate_multiplier"] == "auto" else job["learning_rate_multiplier"]
 mode = job["suffix"] or ""
 stopped = False
@@ -68,10 +70,11 @@ step = int(os.readlink(last).rpartition("-")[2]) if last.is_symlink() else 0
 if mode == "orphan" and os.fork() == 0:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(600)
+(run / "config.json").write_text(json.dumps({"epochs": epochs, "batch_size": batch_size}))
 if step == 0:
     log("features", done=2, total=4)
     log("features", done=4, total=4)
-    log("start", total_steps=total, parameters=100, trained=10, n_epochs=total, batch_size=4)
+    log("start", total_steps=total, parameters=100, trained=10)
 else:
     log("resume", step=step)
 loss = 1.0 / max(1, step)

@@ -41,7 +41,7 @@ class Process:
     def create(self, content: bytes, *, steps: int, pause: float) -> str:
         files = {"file": ("train.jsonl", content)}
         file = httpx.post(f"{self.url}/v1/files", files=files, data={"purpose": "fine-tune"}, timeout=30).json()
-        chosen = {"n_epochs": steps, "learning_rate_multiplier": pause}
+        chosen = {"n_epochs": 1, "batch_size": steps, "learning_rate_multiplier": pause}
         body = {"model": "nano", "training_file": file["id"], "hyperparameters": chosen}
         answer = httpx.post(f"{self.url}/v1/fine_tuning/jobs", json=body, timeout=30)
         assert answer.status_code == 200, answer.text

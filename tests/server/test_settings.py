@@ -17,6 +17,8 @@ from server.cli import server_config
 from server.models import ModelHost, ModelSpec, load_analyzer
 from server.settings import Settings
 
+SECRET = "whsec_" + "a2tr" * 8
+
 
 def test_the_defaults_leave_no_hole() -> None:
     settings = Settings()
@@ -46,12 +48,31 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         {"port": 70000}, {"max_upload_mb": 0}, {"concurrency": 0}, {"queue_size": -1}, {"root_path": "no-slash"},
         {"root_path": "/slash/"}, {"adapters": "shop"}, {"adapters": {"a b": Path("x")}}, {"log_level": "loud"},
-        {"unknown": 1},
+        {"unknown": 1}, {"org": "Two Words"}, {"org": ""}, {"job_concurrency": 0}, {"file_expire_days": 0},
+        {"webhook_url": "ftp://a.example", "webhook_secret": SECRET}, {"webhook_url": "https://a.example/hook"},
+        {"webhook_url": "https://me:word@a.example", "webhook_secret": SECRET}, {"webhook_secret": "whsec_c2hvcnQ="},
+        {"webhook_secret": "secret"}, {"job_niceness": 20},
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)
+
+
+def test_secrets_are_not_shown() -> None:
+    url = "postgresql+psycopg://me:word@db.example/emollama"
+    settings = Settings(webhook_url="https://a.example/hook", webhook_secret=SECRET, database_url=url)
+    assert SECRET not in repr(settings)
+    assert "word" not in repr(settings)
+
+
+def test_data_lies_in_the_users_folder_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert Settings(data_dir=tmp_path).data_folder() == tmp_path
+    monkeypatch.delenv("EMOLLAMA_DATA_DIR")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    if sys.platform == "linux":
+        assert Settings().data_folder() == tmp_path / "emollama"
+    assert Settings(file_expire_days=0.5).file_expire_seconds == 43_200
 
 
 @pytest.mark.parametrize(
