@@ -2,7 +2,8 @@
 
 A label is learned as a one-word answer to a question that holds the label set, in several wordings of our own, and
 scored by the likelihood of each label's tokens after one fixed wording. A sample's own dialogue is learned as it is
-written; a sample that has both teaches now this, now that. Modalities are dropped as a person would miss them: the
+written, its open words and its valence and arousal as short answers; a sample that has several of these teaches now
+this, now that. Modalities are dropped as a person would miss them: the
 whole picture, the face with everything computed from it, the voice, the words.
 
 With ``debug`` the preset is tiny, has random weights and reads bytes: the same code in seconds. `emotion-llama-7b` is
@@ -138,27 +139,46 @@ class PresetTrainee:
                 asked, counts=self._counts(features), transcript=said, task=TASKS[0], layout=self._layout
             )
             return [Example(ids=tuple(ids), is_answer=(False,) * len(ids), features=features, label_at=len(ids) - 1)]
-        dialogues: list[tuple[str | None, list[Message]]] = []
-        if sample.shares and self.options.task == "emotion":
-            shares = sample.shares
-            label = rng.choices(list(shares), weights=list(shares.values()))[0]
-            question = self._label_question(rng.randrange(len(self._questions["label"])))
-            dialogues.append((TASKS[0], _turns(question, self._spelled(label))))
-        if sample.messages:
-            own = [Message(role=message.role, content=message.content) for message in sample.messages]
-            if self.options.task == "reason":
-                own = self._reworded(own, rng)
-            dialogues.append((TASKS[1], own))
+        dialogues = self._dialogues(sample, rng)
         if not dialogues:
-            needed = "messages" if self.options.task == "reason" else "a label or messages"
+            needed = "messages" if self.options.task == "reason" else "a label, words, numbers or messages"
             raise InputError(f"sample {sample.id!r} teaches nothing: task={self.options.task} needs {needed}")
-        # one of them at each visit, so that a batch holds as many examples as it has samples
-        rng.shuffle(dialogues)
         for task, turns in dialogues:
             example = self._write(turns, features, said, task=task)
             if example is not None:
                 return [example]
         raise InputError(f"sample {sample.id!r} does not fit: its question alone has {self._max_tokens} tokens")
+
+    def _dialogues(self, sample: Sample, rng: Random) -> list[tuple[str | None, list[Message]]]:
+        """What a sample can teach, in the order in which it is tried, with the tag of its task.
+
+        One is taken at each visit, so that a batch holds as many examples as it has samples. The label comes first in
+        half of the visits, the rest share the other half.
+        """
+        others: list[tuple[str | None, list[Message]]] = []
+        if sample.messages:
+            own = [Message(role=message.role, content=message.content) for message in sample.messages]
+            others.append((TASKS[1], self._reworded(own, rng) if self.options.task == "reason" else own))
+        if self.options.task == "reason":
+            return others
+        if sample.open_vocabulary:
+            others.append((None, _turns(self._ask("open", rng), ", ".join(sample.open_vocabulary))))
+        if sample.valence is not None or sample.arousal is not None:
+            numbers = (("valence", sample.valence), ("arousal", sample.arousal))
+            answer = ", ".join(f"{name} {value:.1f}" for name, value in numbers if value is not None)
+            others.append((None, _turns(self._ask("affect", rng), answer)))
+        rng.shuffle(others)
+        if not sample.shares:
+            return others
+        shares = sample.shares
+        label = rng.choices(list(shares), weights=list(shares.values()))[0]
+        question = self._label_question(rng.randrange(len(self._questions["label"])))
+        asked = (TASKS[0], _turns(question, self._spelled(label)))
+        return [asked, *others] if not others or rng.random() < 0.5 else [*others, asked]
+
+    def _ask(self, kind: str, rng: Random) -> str:
+        wording: str = rng.choice(self._questions[kind])
+        return wording
 
     def _write(
         self, turns: Sequence[Message], features: Mapping[str, np.ndarray], said: str | None, *, task: str | None

@@ -137,6 +137,21 @@ def test_own_dialogues_are_learned_and_the_second_stage_learns_them_alone(traine
         second.examples(sample(label="happy"), reading(trainee), present=("voice",), rng=Random(0), training=True)
 
 
+def test_open_words_and_numbers_are_short_answers_and_the_label_keeps_half_of_the_visits(
+    trainee: PresetTrainee,
+) -> None:
+    rng = Random(0)
+    given = sample(label="happy", open_vocabulary=("Relieved", "at ease"), valence=0.42, arousal=-0.1)
+    visits = [trainee.examples(given, reading(trainee), present=("face",), rng=rng, training=True) for _ in range(60)]
+    taught = [texts(trainee, example)[1] for (example,) in visits]
+    assert set(taught) == {"happy", "Relieved, at ease", "valence 0.4, arousal -0.1"}
+    assert 20 < taught.count("happy") < 40
+    only = trainee.examples(sample(arousal=1.0), reading(trainee), present=("face",), rng=rng, training=True)
+    assert texts(trainee, only[0])[1] == "arousal 1.0"
+    with pytest.raises(InputError, match="teaches nothing"):
+        trainee.examples(sample(), reading(trainee), present=("face",), rng=rng, training=True)
+
+
 def test_a_long_answer_is_cut_and_then_has_no_end_to_learn(trainee: PresetTrainee) -> None:
     turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "word " * 400}]
     example = trainee.examples(
