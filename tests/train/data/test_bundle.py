@@ -233,13 +233,23 @@ def test_a_folder_that_holds_something_is_not_touched(tmp_path: Path) -> None:
         BundleLimits(max_members=0)
 
 
+def test_a_manifest_that_names_itself_as_a_clip(tmp_path: Path) -> None:
+    rows = [*d.sound_rows(), {**d.sound_rows()[0], "id": "x", "clip": "manifest.jsonl", "speaker": None}]
+    path = d.write_rows(tmp_path / "made", rows)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in path.parent.rglob("*"):
+            archive.write(file, file.relative_to(path.parent))
+    report = validate_upload(tmp_path / "a.zip", tmp_path / "data")
+    assert [(p.code, p.line) for p in report.errors] == [("not_media", 9)]
+
+
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
     archive = d.bundle(tmp_path / "made")
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.data.bundle._write", full)
+    monkeypatch.setattr("train.data.archives.write", full)
     with pytest.raises(OSError, match="No space left"):
         unpack(archive, tmp_path / "data", LIMITS)
     assert names(tmp_path) == ["made/data.zip"]
