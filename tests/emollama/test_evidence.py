@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -310,3 +312,14 @@ def test_a_missing_face_and_words_are_found_too():
                 voice=VoiceCue(start=0, end=1, label="anger", pitch="low", loudness="low", rate="low"))  # fmt: skip
     problems = e.check_rationale("The person appears angry: the brows are down and the words are harsh.", cues)
     assert len(problems) == 2
+
+
+def test_further_times_and_the_transcript_may_be_told_to_the_checker():
+    text = "The person appears happy: at 4.4 s the mouth is at its widest."
+    assert "4.4 s, which was not measured" in e.check_rationale(text, FACE_ONLY)[0]
+    assert e.check_rationale(text, FACE_ONLY, times=[4.4]) == []
+    words = replace(FACE_ONLY, words=WordsCue(label="happiness", quote="go on"), absent=("voice",))
+    text = "The person appears happy: the words “Tell me more” point there."
+    assert "“Tell me more”" in e.check_rationale(text, words)[0]
+    assert e.check_rationale(text, words, words="Oh, tell me more and go on!") == []
+    assert e.check_rationale(text, words, words="Tell us more!") != []

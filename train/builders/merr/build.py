@@ -79,7 +79,7 @@ class Builder:
         return left
 
     def run(self, samples: Sequence[Sample], *, on_record: Callable[[Record], None] = lambda record: None) -> Outcome:
-        """Build the samples; Ctrl-C lets what is in flight end, and the next run goes on from there.
+        """Build the samples. When the run is asked to stop, what is in flight ends; the next run goes on from there.
 
         Raises `EndpointUnusableError` when the endpoint cannot be used at all, after what is in flight has ended.
         """
@@ -88,7 +88,7 @@ class Builder:
         taken, interrupted, fatal = 0, False, None
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="build") as pool:
             try:
-                while True:
+                while not (interrupted := self._stop.is_set()):
                     while len(pending) < 2 * self._concurrency and (sample := next(waiting, None)) is not None:
                         pending.add(pool.submit(self.build, sample))
                     if not pending:

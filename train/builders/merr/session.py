@@ -1,12 +1,14 @@
 """One run at the command line: puts the parts together, shows how it goes, and says how it ended.
 
-SIGTERM is taken as Ctrl-C: what is in flight ends, everything else is where the next run goes on from. Exit codes are
-those of `train.builders.merr.cli`.
+After Ctrl-C or SIGTERM what is in flight ends, and the next run goes on from there; a second one ends at once and loses
+only what was in flight. Exit codes are those of `train.builders.merr.cli`.
 """
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,23 @@ def make_reader(manifest: Manifest, config: BuildConfig, rules: RulesFile, *, de
         asr=config.asr,
         peaks=config.peaks,
     )
+
+
+@contextmanager
+def stop_on_signals(stop: Stop) -> Iterator[None]:
+    """Take the first Ctrl-C or SIGTERM as the wish to stop, and the second as `KeyboardInterrupt`."""
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def show_dry_run(manifest: Manifest, config: BuildConfig, rules: RulesFile, *, device: str, count: int) -> None:
@@ -115,11 +134,10 @@ def run_session(
         concurrency=concurrency,
     )  # fmt: skip
     left = builder.remaining(manifest.samples)[:limit]
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
-        interrupted = _progress(builder, left, endpoint)
+        with stop_on_signals(stop):
+            interrupted = _progress(builder, left, endpoint)
     finally:
-        signal.signal(signal.SIGTERM, previous)
         if endpoint is not None:
             endpoint.close()
         exported = export(manifest, folder, usage=None if endpoint is None else asdict(endpoint.usage))

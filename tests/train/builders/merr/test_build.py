@@ -22,6 +22,7 @@ from train.builders.merr.limits import Stop
 from train.builders.merr.observation import Observation
 from train.builders.merr.reader import NothingToJudgeError
 from train.builders.merr.rules import RulesFile
+from train.builders.merr.session import stop_on_signals
 from train.builders.merr.state import BuildConfig, RunFolder
 from train.builders.merr.writers import Assignment, CallableWriter, EndpointWriter, load_callable
 
@@ -241,7 +242,9 @@ def test_ctrl_c_lets_what_is_in_flight_end(run: Any, seen: Seen, good: str) -> N
         time.sleep(0.01)
         return good.replace("its clearest moment", f"its clearest moment in {assignment.sample_id}")
 
-    done = own.start(CallableWriter(write, name="w"))
+    stop = Stop()
+    with stop_on_signals(stop):
+        done = own.start(CallableWriter(write, name="w"), stop=stop)
     assert own.outcome.interrupted
     assert 1 <= done.kept < 40
     assert done.not_yet == 40 - done.kept
