@@ -10,6 +10,7 @@ number of them is kept, the most recently asked ones.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import threading
 import time
@@ -197,4 +198,8 @@ def load_analyzer(spec: ModelSpec, *, device: str) -> Analyzing:
     """Load a model from the library; takes seconds and imports what is heavy."""
     from emollama.analyze import Analyzer
 
-    return Analyzer.load(spec.base, adapter=spec.adapter, device=device)
+    analyzer = Analyzer.load(spec.base, adapter=spec.adapter, device=device)
+    if spec.adapter is None:
+        return analyzer
+    # An answer names the adapter as the request did; the library knows only its folder.
+    return Analyzer(dataclasses.replace(analyzer.parts, adapter=spec.name))

@@ -288,8 +288,8 @@ def _show(job: dict[str, Any], checkpoints: list[dict[str, Any]]) -> None:
             table.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value)))
     for checkpoint in reversed(checkpoints):
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in checkpoint["metrics"].items() if value is not None)
-        name = Text(f"checkpoint {checkpoint['step_number']}", style="dim")
-        table.add_row(name, Text(f"{checkpoint['fine_tuned_model_checkpoint']}  {metrics}"))
+        label = Text(f"checkpoint {checkpoint['step_number']}", style="dim")
+        table.add_row(label, Text(f"{checkpoint['fine_tuned_model_checkpoint']}  {metrics}"))
     Console().print(table)
 
 

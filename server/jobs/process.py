@@ -148,7 +148,7 @@ def is_locked(lock: Path) -> bool:
 
 def _is_trainer(pid: int, folder: RunFolder) -> bool:
     """Whether the process with this number is the trainer of this run directory (and not only its unreaped entry)."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     try:
         return psutil.Process(pid).cmdline()[-1:] == [str(folder.path)]

@@ -115,7 +115,7 @@ def _chosen(run_dir: Path) -> dict[str, int]:
 
 def _start(news: News, line: dict[str, Any], model: str, now: float) -> News:
     total = int(line.get("total_steps", 0))
-    data = {name: line[name] for name in ("total_steps", "parameters", "trained") if name in line}
+    data: dict[str, Any] = {name: line[name] for name in ("total_steps", "parameters", "trained") if name in line}
     if news.progress.total_steps == total:
         return news
     event = EventRecord(message=f"Training started: {total} steps", data=data or None)
@@ -148,7 +148,7 @@ def _step(news: News, line: dict[str, Any], model: str, now: float) -> News:
         return news
     total = news.progress.total_steps
     loss = line.get("loss")
-    data = {
+    data: dict[str, Any] = {
         "step": step,
         "total_steps": total,
         "train_loss": loss,

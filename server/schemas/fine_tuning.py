@@ -110,7 +110,7 @@ class JobIn(_In):
 
 def _refusal(exc: ValidationError) -> ApiError:
     problems = exc.errors(include_url=False, include_input=False)
-    first = dict(problems[0])
+    first: dict[str, Any] = {**problems[0]}
     # Of "auto" or a number, pydantic reports both alternatives; the path up to the field is what a client knows.
     first["loc"] = tuple(part for part in problems[0]["loc"] if not _is_alternative(part))
     if len(problems) > 1 and first["type"] == "literal_error":
