@@ -102,6 +102,7 @@ def import_(
         str, typer.Option(help="refer to clips where they lie, or copy or link them beside OUT.")
     ] = "refer",
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out clips that are not there.")] = False,
+    license: Annotated[str | None, typer.Option(help="Licence of the clips; it goes into the header.")] = None,
     options: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the importer, e.g. fold=2.")
     ] = None,
@@ -109,7 +110,7 @@ def import_(
     """Turn another data set into a manifest."""
     from emollama.importers import IMPORTERS, load_importer
     from emollama.importers.clips import ClipFolder
-    from emollama.manifest import write_manifest
+    from emollama.manifest import ManifestHeader, write_manifest
 
     if name is None:
         typer.echo("importers: " + ", ".join(IMPORTERS))
@@ -122,9 +123,10 @@ def import_(
             raise InputError(f"OUT is {str(out)!r}; it must end in .jsonl", field="out")
         folder = ClipFolder(root=out.parent, mode=clips, skip_missing=skip_missing)  # type: ignore[arg-type]
         given = _options(importer, options or [])
+        header = ManifestHeader(manifest_version=1, license=license)
         with _progress("importing") as tick:
             samples = _counted(importer(source, media=media, clips=folder, **given), tick)
-            count = write_manifest(out, samples)
+            count = write_manifest(out, samples, header=header)
     skipped = f", {folder.num_skipped} clips were not there" if folder.num_skipped else ""
     typer.echo(f"{out}: {count} samples{skipped}")
 

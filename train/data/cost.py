@@ -1,7 +1,7 @@
 """What training on a data set will cost: samples, seconds of clips, tokens, steps; and time, where it was measured.
 
 Nothing is assumed about speed. Seconds are there only when the caller hands in a probe: a few real encodings are timed,
-spread over the clips by length, and one real training step is timed by the caller.
+spread over the clips by length, and a few real training steps, which the caller knows how to take.
 """
 
 from __future__ import annotations
@@ -158,6 +158,17 @@ def measure_encoding(
     for item in chosen:
         encode(item)
     return Speed(seconds_per_stretch=(time.perf_counter() - begun) / num, num_encoded=num)
+
+
+def measure_step(step: Callable[[], object], *, num: int = 3) -> float:
+    """Return the seconds of one training step: the mean of ``num``, after one that is not counted."""
+    if num < 1:
+        raise InputError(f"num is {num}; allowed: from 1", field="num")
+    step()
+    begun = time.perf_counter()
+    for _ in range(num):
+        step()
+    return (time.perf_counter() - begun) / num
 
 
 def nano_tokens() -> CountTokens:

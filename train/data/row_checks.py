@@ -39,6 +39,7 @@ class Facts:
     end: float | None = None
     words: str = ""
     shares: Mapping[str, float] = field(default_factory=dict)
+    shares_field: str = "label"  # or distribution: where the shares stand
     split: str | None = "train"
     speaker: str | None = None
     has_messages: bool = False
@@ -68,6 +69,7 @@ class RowChecker:
         facts.words = row.words()
         row.text("language")
         facts.shares = row.shares()
+        facts.shares_field = "label" if document.get("distribution") is None else "distribution"
         row.open_vocabulary()
         valence, arousal = row.number("valence"), row.number("arousal")
         facts.has_messages = row.dialogue()
@@ -360,8 +362,9 @@ def path_problem(clip: str) -> str | None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is nearest to a mistyped one, or None."""
-    near = difflib.get_close_matches(name[:60].strip().lower(), list(known), n=1, cutoff=0.7)
-    return near[0] if near else None
+    lowered = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name[:60].strip().lower(), list(lowered), n=1, cutoff=0.7)
+    return lowered[near[0]] if near else None
 
 
 def _is_clean(char: str, *, many_lines: bool) -> bool:

@@ -26,10 +26,14 @@ def check_labels(rows: Sequence[Facts], labels: Sequence[str] | None, findings: 
             if canonical(name) not in known:
                 near = did_you_mean(name, labels) or did_you_mean(canonical(name), known)
                 near = known.get(canonical(near), near) if near is not None else None
+                remedy = near and f"write {near!r}, or add {name!r} to the set"
                 findings.add(
-                    "unknown_label", f"{name!r} is not in the label set", line=row.line, field="label", value=name,
-                    allowed=", ".join(labels), remedy=near and f"write {near!r}, or add {name!r} to the set",
+                    "unknown_label", f"{name!r} is not in the label set", line=row.line, field=row.shares_field,
+                    value=name, allowed=", ".join(labels), remedy=remedy,
                 )  # fmt: skip
+        if len({canonical(name) for name in row.shares}) < len(row.shares):
+            message = "has one emotion under two names"
+            findings.add("label_spelling", message, line=row.line, field=row.shares_field, value=", ".join(row.shares))
 
 
 def _check_spellings(rows: Sequence[Facts], findings: Findings) -> None:
@@ -40,7 +44,7 @@ def _check_spellings(rows: Sequence[Facts], findings: Findings) -> None:
             if spelling != name:
                 findings.add(
                     "label_spelling", f"{name!r} means the same as {spelling!r} in line {line}", line=row.line,
-                    field="label", value=name, remedy=f"write {spelling!r} everywhere",
+                    field=row.shares_field, value=name, remedy=f"write {spelling!r} everywhere",
                 )  # fmt: skip
     if len(first) > MAX_LABELS:
         findings.add(

@@ -40,6 +40,19 @@ def test_two_names_of_one_emotion_are_two_spellings() -> None:
     ]
 
 
+def test_labels_are_held_against_a_set_in_any_case_and_not_twice() -> None:
+    findings = Findings(file="m.jsonl")
+    rows = [
+        Facts(line=1, shares={"JOYY": 1.0}),
+        Facts(line=2, shares={"joy": 0.5, "happy": 0.5}, shares_field="distribution"),
+    ]
+    check_labels(rows, ("JOY", "FEAR"), findings)
+    assert [(p.code, p.field, p.remedy) for p in findings.report().problems] == [
+        ("unknown_label", "label", "write 'JOY', or add 'JOYY' to the set"),
+        ("label_spelling", "distribution", "write it in one way everywhere"),
+    ]
+
+
 def test_few_samples_warn_and_no_validation_is_said() -> None:
     findings = Findings(file="m.jsonl")
     check_classes(labelled(*["joy"] * 12, *["fear"] * 9), None, LIMITS, findings)

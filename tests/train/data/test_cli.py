@@ -145,9 +145,22 @@ def test_import_writes_a_manifest_that_passes(tmp_path: Path) -> None:
 def test_import_reads_options_and_counts_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(d.wav())
     (tmp_path / "list.csv").write_text("file,label,val\na.wav,joy,2.5\nb.wav,joy,1\n")
-    args = ("import", "csv", tmp_path / "list.csv", tmp_path / "m.jsonl", "--skip-missing", "--set", "valence_limit=5")
+    args = (
+        "import",
+        "csv",
+        tmp_path / "list.csv",
+        tmp_path / "m.jsonl",
+        "--skip-missing",
+        "--set",
+        "valence_limit=5",
+        "--license",
+        "CC0",
+    )
     assert call(*args) == (0, f"{tmp_path / 'm.jsonl'}: 1 samples, 1 clips were not there\n", "")
-    assert read_manifest(tmp_path / "m.jsonl").samples[0].valence == 0.5
+    read = read_manifest(tmp_path / "m.jsonl")
+    assert read.samples[0].valence == 0.5
+    assert read.header is not None
+    assert read.header.license == "CC0"
 
 
 def test_show_counts_by_split_label_and_speaker(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from emollama.errors import InputError
-from emollama.manifest import ManifestMessage, Sample
-from train.data.cost import Cost, Size, Speed, measure_encoding, nano_tokens, size_of
+from emollama.manifest import Manifest, ManifestMessage, Sample, read_manifest, write_manifest
+from train.data.cost import Cost, Size, Speed, measure_encoding, measure_step, nano_tokens, size_of
+from train.data.timing import time_nano
 
 SIZE = Size(train_samples=10, valid_samples=2, num_stretches=12, stretch_seconds=30.0)
 
@@ -58,6 +61,35 @@ def test_a_few_of_different_size_are_timed(monkeypatch) -> None:
     assert measure_encoding([], encode, size=float) == Speed()
     with pytest.raises(InputError, match="num is 0"):
         measure_encoding([1], encode, size=float, num=0)
+
+
+def test_steps_are_timed_after_the_first(monkeypatch) -> None:
+    clock = {"now": 0.0}
+    lengths = iter([100.0, 2.0, 3.0, 4.0])
+
+    def step() -> None:
+        clock["now"] += next(lengths)
+
+    monkeypatch.setattr("train.data.cost.time.perf_counter", lambda: clock["now"])
+    assert measure_step(step) == 3.0
+    with pytest.raises(InputError, match="num is 0"):
+        measure_step(step, num=0)
+
+
+@pytest.mark.slow
+def test_nano_is_really_timed(tmp_path: Path, media) -> None:
+    for index in range(3):
+        media.wav(tmp_path / f"{index}.wav", seconds=0.5 + index)
+    samples = [Sample(id=str(index), clip=f"{index}.wav", label=("joy", "fear")[index % 2]) for index in range(3)]
+    write_manifest(tmp_path / "manifest.jsonl", samples)
+    speed = time_nano(read_manifest(tmp_path / "manifest.jsonl"), num=2)
+    assert speed.num_encoded == 2
+    assert speed.seconds_per_stretch is not None
+    assert speed.seconds_per_stretch > 0
+    assert (
+        time_nano(Manifest(path=tmp_path / "x.jsonl", samples=(Sample(id="a", transcript="x", label="joy"),)))
+        == Speed()
+    )
 
 
 def test_tokens_are_those_of_nanos_renderer() -> None:
