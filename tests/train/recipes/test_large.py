@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from emollama.adapter import AdapterInfo
+from emollama.analyze import Analyzer
 from emollama.backbones.lora import read_adapter_config
 from emollama.config import LORA_TARGETS
 from emollama.errors import CheckpointError
 from train.config import TrainConfig
 from train.loop import RunResult, run
+from train.merge import merge
 from train.optimizer import learning_rate
 from train.recipes import load_recipe
 
@@ -56,17 +58,28 @@ def two_steps(name: str, manifest: Path, **task: object) -> tuple[RunResult, Tra
     return run(config, config.task.build(config)), config
 
 
-@pytest.mark.parametrize("model", ["emollama-8b", "nano"])
-def test_qlora_takes_two_steps_through_four_bits(manifest: Path, model: str) -> None:
+def test_qlora_takes_two_steps_through_four_bits(manifest: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="4 bits need the extra 'gpu'")
-    result, _ = two_steps("qlora", manifest, model=model, debug=model != "nano")
+    result, _ = two_steps("qlora", manifest, debug=True)
     assert result.steps == 2
     assert 0.0 <= result.metrics["macro_f1"] <= 1.0
     assert result.export is not None
     assert read_adapter_config(result.export).targets == LORA_TARGETS
     info = AdapterInfo.load(result.export)
     assert info is not None
-    assert (info.base, info.labels, info.recipe) == (model, ("happy", "sad"), "qlora")
+    assert (info.base, info.labels, info.recipe) == ("emollama-8b", ("happy", "sad"), "qlora")
+
+
+def test_what_qlora_exports_is_answered_from_and_merged(manifest: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="4 bits need the extra 'gpu'")
+    result, _ = two_steps("qlora", manifest, model="nano")
+    assert result.export is not None
+    words = "what a wonderful day this is"
+    both = Analyzer.load("nano", adapter=result.export).analyze(None, transcript=words)
+    one = Analyzer.load(merge(result.export, manifest.parent / "whole")).analyze(None, transcript=words)
+    assert set(one.emotion.scores) == {"happy", "sad"}
+    assert one.emotion.scores == pytest.approx(dict(both.emotion.scores), abs=1e-5)
+    assert one.rationale == both.rationale
 
 
 def test_emotion_llama_goes_through_both_stages(manifest: Path) -> None:
