@@ -180,6 +180,25 @@ def test_show_counts_by_split_label_and_speaker(tmp_path: Path) -> None:
     assert json.loads(call("show", path, "--json", "--no-clips")[1])["splits"]["valid"]["seconds"] is None
 
 
+def test_progress_is_shown_on_a_terminal_and_not_in_the_output(tmp_path: Path, monkeypatch) -> None:
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    from train.data import cli
+
+    terminal = Terminal()
+    monkeypatch.setattr(cli.sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with cli._progress("reading clips") as tick:
+        for done in range(4):
+            tick(done, 3)
+    assert "reading clips" in terminal.getvalue()
+    assert "3/3" in terminal.getvalue()
+
+
 def test_the_committed_schema_is_the_formats(tmp_path: Path) -> None:
     committed = Path(__file__).resolve().parents[3] / "docs" / "manifest.schema.json"
     assert json.loads(committed.read_text(encoding="utf-8")) == json_schema()

@@ -125,6 +125,22 @@ def test_labels_of_the_caller_go_before_the_headers(tmp_path: Path) -> None:
     assert validate(path, limits=LIMITS, labels=("joy", "Boredom ", "fear")).counts == {}
 
 
+@pytest.mark.parametrize(
+    ("header", "field", "code", "remedy"),
+    [
+        ({"licence": "CC0"}, "licence", "bad_header", "write 'license'"),
+        ({"labels": ["joy"]}, "labels", "bad_header", CODES["bad_header"].remedy),
+        ({"labels": ["joy", "boredom", "Bored"]}, "labels", "label_spelling", "keep one of them"),
+        ({"manifest_version": "1"}, "manifest_version", "bad_header", "write the manifest anew in this version"),
+    ],
+)
+def test_a_wrong_header(tmp_path: Path, header: dict[str, object], field: str, code: str, remedy: str) -> None:
+    path = d.write_rows(tmp_path, [{"manifest_version": 1, **header}, *d.sound_rows()])
+    assert [(p.line, p.field, p.code, p.remedy) for p in validate(path, limits=LIMITS).errors] == [
+        (1, field, code, remedy)
+    ]
+
+
 def test_warnings_do_not_refuse(tmp_path: Path) -> None:
     path = d.sound(tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
