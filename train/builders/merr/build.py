@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from emollama.analyze import Understanding
 
 MOST_FAILURES_IN_A_ROW = 10
+MOST_READ_AT_ONCE = 2
 _FINAL = ("done", "dropped")
 
 
@@ -68,6 +69,8 @@ class Builder:
         self._reader, self._writer, self._describer = reader, writer, describer
         self._stop, self._concurrency, self._now = stop or Stop(), concurrency, now
         self._failures, self._lock = 0, threading.Lock()
+        # many samples may wait for an endpoint, but decoded clips are large
+        self._reading = threading.Semaphore(MOST_READ_AT_ONCE)
 
     def remaining(self, samples: Sequence[Sample]) -> list[Sample]:
         """Return the samples that are neither done nor dropped yet."""
@@ -154,12 +157,13 @@ class Builder:
         if record is None or record.observation is None:
             record = Record(id=sample.id, row_sha256=row_sha256(sample), stage="observed")
             try:
-                read = self._reader.read(sample)
+                with self._reading:
+                    read = self._reader.read(sample)
             except NothingToJudgeError as error:
                 return self._dropped(record, "nothing_to_judge", str(error))
             except (MediaError, DatasetError, InputError) as error:
                 return self._failed(sample, "unreadable", str(error))
-            seen = read.understanding
+            seen = read.understanding if self._writer.wants_clips else None
             record.observation = read.observation
             if read.picture is not None:
                 record.picture = self.folder.save_picture(sample.id, read.picture)

@@ -22,6 +22,7 @@ MAX_OBJECTIVE_WORDS = 40
 _QUOTED = re.compile(r"“[^”]*”")
 _STRAIGHT = re.compile(r'"([^"\n]+)"')
 _CODE = re.compile(r"\bAU\s?\d{1,2}\b")
+_MARKUP = re.compile(r"\*\*|__|`|#|•|(?:^|\s)[-*]\s")
 _FENCE = re.compile(r"\A```\w*\n?|\n?```\Z")
 
 
@@ -61,6 +62,8 @@ def explanation_problems(text: str, seen: Observation, rules: RulesFile) -> list
         rf"\b(?:person|speaker|they)\s+(?:feels?|is\s+feeling|are\s+feeling)\s+(?:{states})\b", prose, re.IGNORECASE
     ):
         problems.append("It says what the person feels; only what appears may be said.")
+    if _MARKUP.search(prose):
+        problems.append("It holds markup; only plain sentences may be written.")
     if _CODE.search(prose):
         problems.append("It names an action unit by its code; the movement has to be said in words.")
     return list(dict.fromkeys(problems))

@@ -11,11 +11,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from emollama.manifest import MANIFEST_VERSION, Manifest, ManifestHeader, ManifestMessage, Sample, write_manifest
+from emollama.manifest import Manifest, ManifestHeader, ManifestMessage, Sample, write_manifest
 from train.builders.merr.state import Record, RunFolder
 
 Grain = Literal["coarse", "fine"]
@@ -44,88 +44,82 @@ def manifest_paths(manifest: Manifest) -> dict[str, Path]:
     return {name: manifest.folder / f"{manifest.path.stem}.{name}.jsonl" for name in (*GRAINS, "instructions")}
 
 
+@dataclass(kw_only=True)
+class _Sorted:
+    """A run's records: those ``kept``, those of them that are ``explained``, and the rows of what is lost."""
+
+    kept: list[tuple[Sample, Record]] = field(default_factory=list)
+    explained: list[tuple[Sample, Record]] = field(default_factory=list)
+    lost: list[dict[str, Any]] = field(default_factory=list)
+    dropped: int = 0
+    failed: int = 0
+    not_yet: int = 0
+
+
 def export(manifest: Manifest, run: RunFolder, *, usage: Mapping[str, Any] | None = None) -> Exported:
     """Write all files of a run from its records, in the manifest's order.
 
     A later explanation that repeats an earlier one word for word is dropped as a duplicate. A sample without an
     explanation keeps its description.
     """
-    kept: list[tuple[Sample, Record]] = []
-    explained: list[tuple[Sample, Record]] = []
-    out: list[dict[str, Any]] = []
-    failed, dropped, not_yet = 0, 0, 0
+    records = _sort(manifest, run)
+    header = manifest.header or ManifestHeader(manifest_version=1)
+    paths = manifest_paths(manifest)
+    coarse = [_row(sample, record, "coarse") for sample, record in records.kept]
+    fine = {sample.id: _row(sample, record, "fine") for sample, record in records.explained}
+    both: list[Sample] = []
+    for (sample, _), described in zip(records.kept, coarse, strict=True):
+        both += [described, *([fine[sample.id]] if sample.id in fine else [])]
+    for name, rows in (("coarse", coarse), ("fine", list(fine.values())), ("instructions", both)):
+        write_manifest(paths[name], rows, header=header)
+    _write_lines(run.path / "provenance.jsonl", ({"id": s.id, "fields": r.provenance} for s, r in records.kept))
+    _write_lines(run.path / "dropped.jsonl", records.lost)
+    done = Exported(
+        manifests=paths,
+        kept=len(records.kept),
+        explained=len(records.explained),
+        dropped=records.dropped,
+        failed=records.failed,
+        not_yet=records.not_yet,
+        reasons=dict(Counter(row["code"] for row in records.lost).most_common()),
+        labels=dict(Counter(r.observation.label for _, r in records.kept if r.observation is not None).most_common()),
+    )
+    counts = {name: value for name, value in asdict(done).items() if name != "manifests"}
+    report = {"manifest": manifest.path.name, "samples": len(manifest.samples), **counts}
+    run.write_json(run.path / "report.json", {**report, **({"usage": dict(usage)} if usage else {})})
+    return done
+
+
+def _sort(manifest: Manifest, run: RunFolder) -> _Sorted:
+    found = _Sorted()
     texts: dict[str, str] = {}
     for sample in manifest.samples:
         record = run.load(sample)
         if record is None or record.stage == "observed":
-            not_yet += 1
+            found.not_yet += 1
             continue
-        lost: tuple[str, ...] = ("coarse", "fine")
-        code, reason = record.code, record.reason
+        code, reason, lost = record.code, record.reason, ["coarse", "fine"]
         if record.stage == "done":
-            lost = ("fine",)
             if record.review is not None and record.review["decision"] == "reject":
-                lost = ("coarse", "fine")
                 code, reason = "rejected_in_review", record.review.get("note") or "a person rejected it"
-            elif (fine := record.fields.get("fine")) is not None:
-                first = texts.setdefault(fine, sample.id)
-                code, reason = None, None
-                if first != sample.id:
-                    code, reason = "duplicate", f"its explanation is word for word that of {first}"
-        if "coarse" not in lost or code is None:
-            kept.append((sample, record))
+            else:
+                lost = ["fine"]
+                explanation = record.fields.get("fine")
+                if explanation is not None:
+                    first = texts.setdefault(explanation, sample.id)
+                    code, reason = None, None
+                    if first != sample.id:
+                        code, reason = "duplicate", f"its explanation is word for word that of {first}"
+                found.kept.append((sample, record))
         if code is None:
-            explained.append((sample, record))
+            found.explained.append((sample, record))
             continue
-        failed += record.stage == "failed"
-        dropped += record.stage != "failed" and "coarse" in lost
-        row = {"id": sample.id, "lost": list(lost), "code": code, "reason": reason, "again": record.stage == "failed"}
-        out.append({**row, **({"rejected": record.rejected} if record.rejected else {})})
-    header = _header(manifest)
-    paths = manifest_paths(manifest)
-    with_grain = {"coarse": kept, "fine": explained}
-    rows = {grain: [_row(sample, record, grain) for sample, record in with_grain[grain]] for grain in GRAINS}
-    for grain in GRAINS:
-        write_manifest(paths[grain], rows[grain], header=header)
-    fine = {sample.id: row for (sample, _), row in zip(explained, rows["fine"], strict=True)}
-    both: list[Sample] = []
-    for (sample, _), row in zip(kept, rows["coarse"], strict=True):
-        both += [row, *([fine[sample.id]] if sample.id in fine else [])]
-    write_manifest(paths["instructions"], both, header=header)
-    _write_lines(run.path / "provenance.jsonl", ({"id": s.id, "fields": r.provenance} for s, r in kept))
-    _write_lines(run.path / "dropped.jsonl", out)
-    done = Exported(
-        manifests=paths,
-        kept=len(kept),
-        explained=len(explained),
-        dropped=dropped,
-        failed=failed,
-        not_yet=not_yet,
-        reasons=dict(Counter(row["code"] for row in out).most_common()),
-        labels=dict(Counter(r.observation.label for _, r in kept if r.observation is not None).most_common()),
-    )
-    run.write_json(
-        run.path / "report.json",
-        {
-            "manifest": manifest.path.name,
-            "samples": len(manifest.samples),
-            "kept": done.kept,
-            "explained": done.explained,
-            "dropped": done.dropped,
-            "failed": done.failed,
-            "not_yet": done.not_yet,
-            "reasons": dict(done.reasons),
-            "labels": dict(done.labels),
-            **({"usage": dict(usage)} if usage else {}),
-        },
-    )
-    return done
-
-
-def _header(manifest: Manifest) -> ManifestHeader:
-    if manifest.header is not None:
-        return manifest.header
-    return ManifestHeader(manifest_version=MANIFEST_VERSION)
+        failed = record.stage == "failed"
+        found.failed += failed
+        found.dropped += not failed and "coarse" in lost
+        row = {"id": sample.id, "lost": lost, "code": code, "reason": reason, "again": failed}
+        found.lost.append({**row, **({"rejected": record.rejected} if record.rejected else {})})
+    return found
 
 
 def _row(sample: Sample, record: Record, grain: Grain) -> Sample:

@@ -86,12 +86,13 @@ def match(seen: Observation, rules: Rules, options: MatchOptions) -> Match:
         ):
             if label is not None:
                 agrees = canonical(label) in wanted
-                verb = "bear" if source == "words" else "bears"
+                verb = "read" if source == "words" else "reads"
+                goes = f", which goes with {seen.label}" if agrees else f", which does not go with {seen.label}"
                 verdicts.append(
                     Match(
                         kept=agrees,
                         code=f"{source}_matches" if agrees else f"{source}_differs",
-                        reason=f"the {source} alone {verb} out {label}",
+                        reason=f"the {source} alone {verb} {label}{'' if canonical(label) == name else goes}",
                     )
                 )
     return next((verdict for verdict in verdicts if verdict.kept), verdicts[0])

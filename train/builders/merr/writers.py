@@ -60,11 +60,18 @@ class Draft:
 
 
 class Writer(Protocol):
+    """``wants_clips`` says whether `Assignment.understand` is called, so that a clip is not kept for nothing."""
+
+    @property
+    def wants_clips(self) -> bool: ...
+
     def write(self, assignment: Assignment, *, attempt: int) -> Draft: ...
 
 
 class EndpointWriter:
     """Asks an OpenAI-compatible endpoint; every attempt has a seed of its own."""
+
+    wants_clips = False
 
     def __init__(self, endpoint: ChatEndpoint) -> None:
         self.endpoint = endpoint
@@ -90,6 +97,8 @@ class NanoWriter:
     A label that none of nano's readings bears out it cannot explain. What the action units show at the peak is added in
     the rules' words, because nano has no action units.
     """
+
+    wants_clips = True
 
     def __init__(self, analyzer: Analyzer) -> None:
         self.analyzer = analyzer
@@ -120,6 +129,8 @@ class NanoWriter:
 
 class CallableWriter:
     """A function ``(assignment, attempt) -> text`` of the caller's own, such as another local model."""
+
+    wants_clips = True
 
     def __init__(self, function: Callable[[Assignment, int], str], *, name: str) -> None:
         self._function, self.name = function, name

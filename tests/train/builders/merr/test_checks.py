@@ -45,6 +45,7 @@ def test_a_good_explanation_passes(seen: Seen, rules: RulesFile, good: str) -> N
             "The person appears sad, as AU15 and AU04 are active in the face here at 1.2 s." + PAD,
             "action unit by its code",
         ),
+        ("**Answer:** the person appears sad, with a face that droops low here at 1.2 s." + PAD, "holds markup"),
         ("As an AI I cannot tell, but the person appears sad since the face droops low." + PAD, "is no answer"),
         ("The person appears sad. The face looks happy at 1.2 s, which is quite strange." + PAD, "face appears happy"),
     ],
