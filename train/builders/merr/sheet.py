@@ -73,11 +73,11 @@ def _card(record: Record, run: RunFolder, number: int) -> str:
     decided = None if record.review is None else record.review["decision"]
     checked = {name: " checked" if decided == name else "" for name in ("accept", "reject")}
     source = {"manifest": "given", "distribution": "largest share", "pseudo": f"pseudo-label of {seen.model}"}
-    if seen.seconds:
-        label += f" · {seen.seconds:.1f} s"
-    note = "" if record.review is None else record.review.get("note", "")
+    note = "" if record.review is None else _escape(record.review.get("note", ""))
     missing = "" if "fine" in record.fields else f' placeholder="{_escape(f"No draft: {record.reason}")}"'
     label = f"{source[seen.label_source]}, {seen.label_confidence:.0%}"
+    if seen.seconds:
+        label += f" · {seen.seconds:.1f} s"
     return f"""<article data-id="{_escape(record.id)}" data-sha256="{texts_sha256(record)}" aria-labelledby="h{number}">
 <div class="head"><h2 id="h{number}">{_escape(record.id)}</h2><span class="label">{_escape(seen.label)}</span>
 <span class="dim">{_escape(label)}</span></div>
@@ -90,7 +90,8 @@ def _card(record: Record, run: RunFolder, number: int) -> str:
 <fieldset><legend>Decision</legend>
 <label><input type="radio" name="d{number}" value="accept"{checked["accept"]}> accept</label>
 <label><input type="radio" name="d{number}" value="reject"{checked["reject"]}> reject</label></fieldset>
-<label for="n{number}">Note</label><input type="text" id="n{number}" name="note" maxlength="2000" value="{_escape(note)}">
+<label for="n{number}">Note</label>
+<input type="text" id="n{number}" name="note" maxlength="2000" value="{note}">
 </div>
 </article>"""
 
