@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -115,14 +115,49 @@ class ClipOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBatch:
-    """``label_at`` [B] (0 where there is no label); ``targets`` [B, U] (all zero there) and ``asked`` (bool) [B, U]."""
+    """Rows padded to one length. ``label_at`` [B] (0 where there is no label); ``targets`` [B, U] (all zero there) and
+    ``asked`` (bool) [B, U]; ``owners`` names, by stream, the rows that its features belong to, in order."""
 
     inputs: ModelBatch
     label_at: Tensor
     targets: Tensor
     asked: Tensor
+    owners: Mapping[str, tuple[int, ...]]
     num_tokens: int
     num_answers: int
+
+    def parts(self) -> list[ClipBatch]:
+        """Return the rows as batches of similar length, so that a row of five tokens is not computed as one of a hundred."""
+        assert self.inputs.attention_mask is not None
+        lengths = self.inputs.attention_mask.sum(1).tolist()
+        groups = similar_lengths(lengths)
+        return [self] if len(groups) == 1 else [self._part(rows, max(lengths[row] for row in rows)) for rows in groups]
+
+    def _part(self, rows: Sequence[int], length: int) -> ClipBatch:
+        from emollama.model import IGNORED, ModelBatch
+
+        whole, chosen = self.inputs, list(rows)
+        assert whole.attention_mask is not None
+        assert whole.labels is not None
+        kept = {
+            name: [(row, tokens) for row, tokens in zip(owners, whole.features[name], strict=True) if row in rows]
+            for name, owners in self.owners.items()
+        }
+        mask, labels = whole.attention_mask[chosen, :length], whole.labels[chosen, :length]
+        return ClipBatch(
+            inputs=ModelBatch(
+                input_ids=whole.input_ids[chosen, :length],
+                attention_mask=mask,
+                features={name: [tokens for _, tokens in pairs] for name, pairs in kept.items() if pairs},
+                labels=labels,
+            ),
+            label_at=self.label_at[chosen],
+            targets=self.targets[chosen],
+            asked=self.asked[chosen],
+            owners={name: tuple(chosen.index(row) for row, _ in pairs) for name, pairs in kept.items() if pairs},
+            num_tokens=int(mask.sum()),
+            num_answers=int((labels[:, 1:] != IGNORED).sum()),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,27 +312,32 @@ class ClipTask:
 
         emollama: EmoLlama = model  # type: ignore[assignment]
         device = next(model.parameters()).device
-        inputs = batch.inputs.to(device)
-        hidden = emollama.hidden(inputs)
+        tokens = torch.tensor(self.trainee.label_token_ids, device=device)
+        num_labelled = int((batch.targets.sum(-1) > 0).sum())
+        label_sum = answer_sum = torch.zeros((), device=device)
+        for part in batch.parts():
+            inputs = part.inputs.to(device)
+            hidden = emollama.hidden(inputs)
+            rows = torch.nonzero(part.targets.sum(-1) > 0)[:, 0]
+            if len(rows):
+                at = hidden[rows.to(device), part.label_at[rows].to(device)]
+                logits = emollama.head(at).float()[:, tokens]  # [B', U]
+                logits = logits.masked_fill(~part.asked[rows].to(device), -1e4)
+                label_sum = label_sum - (part.targets[rows].to(device) * logits.log_softmax(-1)).sum()
+            if part.num_answers:
+                assert inputs.labels is not None
+                wanted = inputs.labels[:, 1:] != -100
+                answer_sum = answer_sum + F.cross_entropy(
+                    emollama.head(hidden[:, :-1][wanted]).float(), inputs.labels[:, 1:][wanted], reduction="sum"
+                )
         figures: dict[str, Tensor] = {}
-        loss = hidden.new_zeros((), dtype=torch.float32)
-        targets = batch.targets.to(device)
-        labelled = targets.sum(-1) > 0
-        if bool((batch.targets.sum(-1) > 0).any()):
-            rows = torch.arange(len(targets), device=device)[labelled]
-            at = hidden[rows, batch.label_at.to(device)[labelled]]
-            tokens = torch.tensor(self.trainee.label_token_ids, device=device)
-            logits = emollama.head(at).float()[:, tokens]  # [B', U]
-            logits = logits.masked_fill(~batch.asked.to(device)[labelled], -1e4)
-            label_loss = -(targets[labelled] * logits.log_softmax(-1)).sum(-1).mean()
-            loss = loss + label_loss
-            figures["label_loss"] = label_loss.detach()
+        loss = torch.zeros((), device=device)
+        if num_labelled:
+            figures["label_loss"] = (label_sum / num_labelled).detach()
+            loss = loss + label_sum / num_labelled
         if batch.num_answers:
-            assert inputs.labels is not None
-            wanted = inputs.labels[:, 1:] != -100
-            answer_loss = F.cross_entropy(emollama.head(hidden[:, :-1][wanted]).float(), inputs.labels[:, 1:][wanted])
-            loss = loss + self.options.answer_weight * answer_loss
-            figures["answer_loss"] = answer_loss.detach()
+            figures["answer_loss"] = (answer_sum / batch.num_answers).detach()
+            loss = loss + self.options.answer_weight * answer_sum / batch.num_answers
         if self._begun:
             moved = sum(
                 (p - self._begun[name].to(p.device)).square().sum()
@@ -438,6 +478,7 @@ def collate(examples: Sequence[Example], *, pad_id: int, label_token_ids: Sequen
     targets = np.zeros((len(examples), len(label_token_ids)), np.float32)
     asked = np.zeros((len(examples), len(label_token_ids)), bool)
     features: dict[str, list[Tensor]] = {}
+    owners: dict[str, list[int]] = {}
     for row, one in enumerate(examples):
         count = len(one.ids)
         ids[row, :count], mask[row, :count] = one.ids, 1
@@ -448,6 +489,7 @@ def collate(examples: Sequence[Example], *, pad_id: int, label_token_ids: Sequen
         for name, tokens in one.features.items():
             if len(tokens):
                 features.setdefault(name, []).append(torch.from_numpy(np.asarray(tokens, np.float32)))
+                owners.setdefault(name, []).append(row)
     return ClipBatch(
         inputs=ModelBatch(
             input_ids=torch.from_numpy(ids),
@@ -458,9 +500,34 @@ def collate(examples: Sequence[Example], *, pad_id: int, label_token_ids: Sequen
         label_at=torch.tensor([one.label_at or 0 for one in examples]),
         targets=torch.from_numpy(targets),
         asked=torch.from_numpy(asked),
+        owners={name: tuple(rows) for name, rows in owners.items()},
         num_tokens=int(mask.sum()),
         num_answers=int((labels[:, 1:] != IGNORED).sum()),
     )
+
+
+def similar_lengths(lengths: Sequence[int], *, overhead: int = 192) -> list[list[int]]:
+    """Return the rows in groups that, each padded to its longest, cost the least.
+
+    The cost is padded tokens + ``overhead`` (what one more pass costs, in tokens) for each group; the best cut of the
+    rows in the order of their lengths is found by dynamic programming over the different lengths.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    ends = [i + 1 for i in range(len(order)) if i + 1 == len(order) or lengths[order[i]] != lengths[order[i + 1]]]
+    best: list[tuple[int, int]] = [
+        (0, 0)
+    ]  # least cost of the first rows up to each end, and where its last group begins
+    starts = [0, *ends]
+    for k, end in enumerate(ends, 1):
+        longest = lengths[order[end - 1]]
+        best.append(min((best[j][0] + overhead + longest * (end - starts[j]), j) for j in range(k)))
+    groups = []
+    k = len(ends)
+    while k > 0:
+        j = best[k][1]
+        groups.append(order[starts[j] : starts[k]])
+        k = j
+    return groups[::-1]
 
 
 def _fingerprint(model: nn.Module) -> float:
