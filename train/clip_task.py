@@ -127,7 +127,7 @@ class ClipBatch:
     num_answers: int
 
     def parts(self) -> list[ClipBatch]:
-        """Return the rows as batches of similar length, so that a row of five tokens is not computed as one of a hundred."""
+        """Return the rows as batches of similar length: none is computed at the length of a much longer one."""
         assert self.inputs.attention_mask is not None
         lengths = self.inputs.attention_mask.sum(1).tolist()
         groups = similar_lengths(lengths)
