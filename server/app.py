@@ -58,7 +58,13 @@ def open_store(settings: Settings, data: DataFolder) -> Store:
     """Make the data folder and open the database; blocks."""
     data.create()
     url = settings.database_url
-    return Store(f"sqlite:///{data.database}" if url is None else url.get_secret_value())
+    store = Store(f"sqlite:///{data.database}" if url is None else url.get_secret_value())
+    try:
+        data.bind(store.database_id)
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 class _Service(FastAPI):

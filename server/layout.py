@@ -1,6 +1,7 @@
 """The data folder: which file of the service lies where.
 
     emollama.sqlite3      the database, unless another one is named
+    database-id           which database the rest belongs to
     files/file-ID         what was uploaded, and the results of jobs
     incoming/             uploads on their way
     jobs/ftjob-ID/        one run directory a job; `data/` in it is the unpacked bundle
@@ -10,9 +11,12 @@ Paths in the database are relative to the folder, so that it may be moved.
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from emollama.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,27 @@ class DataFolder:
     def create(self) -> None:
         for folder in (self.root, self.files, self.incoming, self.jobs):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def bind(self, database_id: str) -> None:
+        """Note which database the folder belongs to, or raise `InputError` when that is another one.
+
+        What a database does not know of is removed from the folder some time; with the wrong one that were everything.
+        """
+        marker = self.root / "database-id"
+        try:
+            handle = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            known = marker.read_text(encoding="ascii").strip()
+        else:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(database_id + "\n")
+            known = database_id
+        if known != database_id:
+            raise InputError(
+                f"the data folder {self.root} belongs to another database than the one that is named; name its own "
+                "(EMOLLAMA_DATABASE_URL), restore it, or take another folder (EMOLLAMA_DATA_DIR)",
+                field="data_dir",
+            )
 
     @property
     def database(self) -> Path:

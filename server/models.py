@@ -46,6 +46,9 @@ class ModelSpec:
 
 Load = Callable[[ModelSpec], "Analyzing"]
 
+# What loading an adapter that is damaged or does not fit may raise; torch has RuntimeError for tensors that do not fit.
+LOAD_ERRORS = (EmoLlamaError, OSError, ValueError, LookupError, TypeError, RuntimeError)
+
 
 class Catalog(Protocol):
     """The adapters of fine-tuning jobs; both methods block."""
@@ -128,7 +131,7 @@ class ModelHost:
                 return self._adapters[name]
         try:
             return await asyncio.wrap_future(self._loader.submit(self._load_adapter, spec))
-        except (EmoLlamaError, OSError, ValueError) as exc:
+        except LOAD_ERRORS as exc:
             logger.error("model could not be loaded", extra={"fields": _failure(name, exc)}, exc_info=exc)
             raise ApiError("model_load_failed", f"model {name[:100]!r} could not be loaded") from exc
 

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     )
 
     jobs: bool = Field(True, description="Run fine-tuning jobs in this process; others may run them if it does not.")
+    job_recipe: str = Field("instruct", min_length=1, description="Recipe of `emollama train` that jobs follow.")
     job_concurrency: int = Field(1, ge=1, description="Jobs that this process runs at the same time.")
     job_lease_seconds: float = Field(
         60.0, gt=0, description="Silence after which another process takes over a job; renewed three times as often."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,7 +46,11 @@ _SETUP_LOCK = 0x656D6F  # any number that is ours, for Postgres' advisory lock
 metadata = MetaData()
 # Rows are ordered by `seq`: several may be made within one tick of the clock.
 
-schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+schema_version = Table(
+    "schema_version", metadata,
+    Column("version", Integer, nullable=False),
+    Column("database_id", String(64), nullable=False),
+)  # fmt: skip
 
 files = Table(
     "files", metadata,
@@ -159,7 +164,7 @@ class Store:
         self._writing = self._engine.execution_options(emollama_write=True)
         try:
             with self.write() as connection:
-                _prepare(connection)
+                self.database_id = _prepare(connection)
         except BaseException:
             self.close()
             raise
@@ -210,17 +215,20 @@ def _engine(url: str) -> Engine:
     return engine
 
 
-def _prepare(connection: Connection) -> None:
-    """Make the tables of a new database, and refuse one that a newer program made."""
+def _prepare(connection: Connection) -> str:
+    """Make the tables of a new database, refuse one of another version, and return its id."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
     schema_version.create(connection, checkfirst=True)
-    found = connection.execute(select(schema_version.c.version)).scalar()
-    if found is not None and found != SCHEMA_VERSION:
+    found = connection.execute(select(schema_version)).first()
+    if found is not None and found.version != SCHEMA_VERSION:
         raise StoreError(
-            f"the database has schema version {found}; this program reads version {SCHEMA_VERSION}: use the version "
-            "of emollama that made it, or name another database or data folder"
+            f"the database has schema version {found.version}; this program reads version {SCHEMA_VERSION}: use the "
+            "version of emollama that made it, or name another database or data folder"
         )
-    if found is None:
-        metadata.create_all(connection)
-        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+    if found is not None:
+        return str(found.database_id)
+    metadata.create_all(connection)
+    database_id = uuid.uuid4().hex
+    connection.execute(insert(schema_version).values(version=SCHEMA_VERSION, database_id=database_id))
+    return database_id

@@ -10,7 +10,6 @@ when its command line is the trainer's.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -22,6 +21,15 @@ from pathlib import Path
 
 from emollama.errors import EmoLlamaError
 from server.jobs.run_folder import RunFolder, write_json
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover  (not on Windows: there, no job is run)
+    fcntl = None  # type: ignore[assignment]
+
+IS_SUPPORTED = fcntl is not None
+# What a trainer has no use for is not told to it.
+_SECRETS = ("EMOLLAMA_DATABASE_URL", "EMOLLAMA_WEBHOOK_SECRET")
 
 # Children that this process let go of (their job goes on without it): kept so that they are reaped when they end.
 _LET_GO: list[subprocess.Popen[bytes]] = []
@@ -88,6 +96,7 @@ def start(folder: RunFolder, command: Sequence[str], *, niceness: int) -> Traine
         with folder.log.open("ab") as log:
             child = subprocess.Popen(
                 [*command, str(folder.path)],
+                env={name: value for name, value in os.environ.items() if name not in _SECRETS},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -55,7 +55,7 @@ class News:
 
     progress: Progress
     events: tuple[EventRecord, ...] = ()
-    checkpoints: tuple[tuple[CheckpointRecord, str], ...] = ()  # with the folder in the run directory
+    checkpoints: tuple[CheckpointRecord, ...] = ()  # whose adapters lie in exports/step-N
     trained_tokens: int | None = None
     estimated_finish: float | None = None
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
@@ -192,8 +192,8 @@ def _validate(news: News, line: dict[str, Any], model: str, now: float) -> News:
 
 
 def _checkpoint(news: News, line: dict[str, Any], model: str, now: float) -> News:
-    step, folder = int(line.get("step", 0)), line.get("export")
-    if step <= news.progress.exported_step or not isinstance(folder, str):
+    step = int(line.get("step", 0))
+    if step <= news.progress.exported_step or not line.get("export"):
         return news
     name = checkpoint_name(model, step)
     valid = news.progress.valid if news.progress.validated_step == step else {}
@@ -205,7 +205,7 @@ def _checkpoint(news: News, line: dict[str, Any], model: str, now: float) -> New
         news,
         progress=replace(news.progress, exported_step=step),
         events=(*news.events, event),
-        checkpoints=(*news.checkpoints, (record, folder)),
+        checkpoints=(*news.checkpoints, record),
     )
 
 

@@ -111,12 +111,12 @@ def record(store: Store, lease: Lease, news: News) -> None:
             values["hyperparameters"] = {**given, **news.hyperparameters}
         _set(connection, lease, **values)
         jobs.add_events_within(connection, job.id, news.events)
-        for checkpoint, folder in news.checkpoints:
+        for checkpoint in news.checkpoints:
             connection.execute(insert(job_checkpoints).values(job_id=job.id, **vars(checkpoint)))
             adapter = AdapterRecord(
                 name=checkpoint.model_name,
                 base=job.base,
-                folder=f"jobs/{job.id}/{folder}",
+                folder=f"jobs/{job.id}/exports/step-{checkpoint.step}",
                 job_id=job.id,
                 is_checkpoint=True,
                 created_at=checkpoint.created_at,

@@ -22,7 +22,8 @@ from server.errors import without_paths
 
 _MAX_ERROR_BYTES = 64 * 1024
 # What is of no use once a job has ended: copies of somebody's clips, features of them, the trainer's memory.
-_PERISHABLE = ("data", "features", "checkpoints", "trainer.json", "trainer.lock")
+# The lock stays: whoever opened it before it was removed would lock another file than who makes it anew.
+_PERISHABLE = ("data", "features", "checkpoints", "trainer.json")
 
 
 @dataclass(frozen=True)

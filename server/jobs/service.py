@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emollama.errors import UnknownNameError
 from server.errors import ApiError
+from server.jobs import process
 from server.jobs.data_check import DataLimits
 from server.jobs.runner import Runner
 from server.jobs.submit import Submitter
@@ -17,6 +19,8 @@ from server.layout import DataFolder
 from server.models import ModelHost, ModelSpec
 from server.settings import Settings
 from server.store import Store
+
+logger = logging.getLogger("server.jobs")
 
 TRAINER = (sys.executable, "-m", "train.job")
 
@@ -39,12 +43,15 @@ class JobService:
         self.submitter = Submitter(store, data, limits=limits, submit_seconds=settings.submit_seconds, org=settings.org)
         self._runner: Runner | None = None
         self._deliverer: Deliverer | None = None
-        if settings.jobs:
+        if settings.jobs and not process.IS_SUPPORTED:
+            logger.warning("fine-tuning jobs are not run on this system; another process on the same data may")
+        elif settings.jobs:
             around = Surroundings(
                 store=store,
                 data=data,
                 publish=self._publish,
                 bases=bases,
+                recipe=settings.job_recipe,
                 trainer=tuple(trainer),
                 limits=limits,
                 poll_seconds=settings.job_poll_seconds,
@@ -83,7 +90,12 @@ class JobService:
 
     def require_base(self, name: str) -> None:
         """Raise unless a job may start from this model."""
+        from train.trainees import TRAINEES
+
         if name in self._bases:
+            if self._bases[name] not in TRAINEES:
+                message = f"model {name[:100]!r} cannot be fine-tuned; those that can: {', '.join(TRAINEES)}"
+                raise ApiError("unsupported_option", message, param="model")
             return
         if name.startswith("ft:"):
             known = ", ".join(self._bases)

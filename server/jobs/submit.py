@@ -7,10 +7,12 @@ that takes longer than ``submit_seconds`` is left to the process that will run t
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,25 +43,30 @@ class Order:
 
 
 class Submitter:
-    """Takes orders; safe to call from several threads."""
+    """Takes orders, and checks the files of a few of them at a time in threads of its own."""
 
     def __init__(self, store: Store, data: DataFolder, *, limits: DataLimits, submit_seconds: float, org: str) -> None:
         self._store, self._data, self._limits = store, data, limits
         self._submit_seconds, self._org = submit_seconds, org
-        self._places = threading.Semaphore(_MAX_CHECKS)
+        self._pool = ThreadPoolExecutor(_MAX_CHECKS, thread_name_prefix="check")
         self._is_closing = threading.Event()
 
     def close(self) -> None:
-        """Cut the checks short that are going on: their jobs are checked by who runs them."""
+        """Cut the checks short that are going on: their jobs are checked by who runs them. Blocks."""
         self._is_closing.set()
+        self._pool.shutdown(wait=True)
 
-    def submit(self, order: Order) -> JobRecord:
+    async def submit(self, order: Order) -> JobRecord:
         """Check the files and queue the job; raises `BadDataError`, after which nothing is left."""
+        deadline = time.monotonic() + self._submit_seconds
+        return await asyncio.wrap_future(self._pool.submit(self._submit, order, deadline))
+
+    def _submit(self, order: Order, deadline: float) -> JobRecord:
         job_id = new_id("ftjob-")
         folder = RunFolder(self._data.job(job_id))
         folder.path.mkdir(mode=0o700)
         try:
-            events = self._check(order, folder)
+            events = self._check(order, folder, deadline)
             if events is None:
                 folder.prune()
             job = JobRecord(
@@ -83,11 +90,8 @@ class Submitter:
             raise
         return job
 
-    def _check(self, order: Order, folder: RunFolder) -> tuple[EventRecord, ...] | None:
+    def _check(self, order: Order, folder: RunFolder, deadline: float) -> tuple[EventRecord, ...] | None:
         """Return what the check has to tell; None when it did not end in time."""
-        deadline = time.monotonic() + self._submit_seconds
-        if not self._places.acquire(timeout=self._submit_seconds):
-            return None
         try:
             checked = check_data(
                 folder,
@@ -98,6 +102,4 @@ class Submitter:
             )
         except StoppedError:
             return None
-        finally:
-            self._places.release()
         return (*checked.events, EventRecord(message="The files are valid; the job is queued"))

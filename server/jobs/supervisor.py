@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
-from emollama.errors import EmoLlamaError
 from server.jobs import process, queue, results
 from server.jobs.data_check import BadDataError, DataLimits, StoppedError, check_data
 from server.jobs.process import ForeignTrainerError, Trainer
@@ -28,6 +27,7 @@ from server.jobs.run_folder import RunFolder, write_json
 from server.jobs.spec import job_document
 from server.jobs.webhooks import delivery_of
 from server.layout import DataFolder
+from server.models import LOAD_ERRORS
 from server.records import files, jobs
 from server.records.adapters import AdapterRecord
 from server.records.deliveries import DeliveryRecord
@@ -60,6 +60,7 @@ class Surroundings:
     data: DataFolder
     publish: Publish
     bases: Mapping[str, str]
+    recipe: str
     trainer: Sequence[str]
     limits: DataLimits
     poll_seconds: float
@@ -165,14 +166,21 @@ class Supervisor:
     def _start(self) -> Trainer | None:
         around = self._around
         base = around.bases.get(self._job.base, self._job.base)
-        write_json(self._folder.path / "job.json", job_document(self._job, self._folder, base=base))
+        write_json(
+            self._folder.path / "job.json", job_document(self._job, self._folder, base=base, recipe=around.recipe)
+        )
         trainer = process.start(self._folder, around.trainer, niceness=around.niceness)
         if trainer is not None:
             self._trainer = trainer
             again = bool(self._folder.mark()) or self._progress.step > 0
             message = "The job goes on" if again else "The job started"
             events = (EventRecord(message=message),)
-            queue.move(around.store, self.lease, "running", progress=self._progress, events=events, release=False)
+            try:
+                queue.move(around.store, self.lease, "running", progress=self._progress, events=events, release=False)
+            except LeaseLostError:
+                # The job went to another process while this one slept; it may even have ended.
+                trainer.kill()
+                raise
             logger.info("trainer started", extra={"fields": {**self._fields(), "pid": trainer.pid}})
         return trainer
 
@@ -266,7 +274,7 @@ class Supervisor:
         around, job = self._around, self._job
         try:
             around.publish(job.model_name, job.base, self._folder.export)
-        except (EmoLlamaError, OSError, ValueError) as exc:
+        except LOAD_ERRORS as exc:
             if exit_code is None:
                 around.data.remove_tree(self._folder.export)
                 return False

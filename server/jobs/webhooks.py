@@ -95,10 +95,10 @@ class Deliverer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return when an attempt that is on its way has ended."""
+        """Return when an attempt that is on its way has ended, or has had the time for it."""
         self._stop.set()
         self._wake.set()
-        self._thread.join()
+        self._thread.join(TIMEOUT_SECONDS)
 
     def _run(self) -> None:
         while not self._stop.is_set():

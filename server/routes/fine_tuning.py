@@ -58,18 +58,23 @@ After = Annotated[str | None, Query(max_length=64, description="Go on after this
 async def create_job(request: Request, store: StoreDep, service: JobsDep, settings: SettingsDep) -> JobOut:
     """The files are unpacked and every line and clip is checked; a refusal lists all that is wrong in `problems`."""
     wanted = JobIn.from_json(await read_json_body(request))
-    job = await asyncio.to_thread(_submit, wanted, store, service)
+    order = await asyncio.to_thread(_order, wanted, store, service)
+    try:
+        job = await service.submitter.submit(order)
+    except BadDataError as exc:
+        raise ApiError(exc.code, exc.message, param=exc.param, problems=exc.problems_as_json()) from exc
     service.wake()
     return JobOut.of(job, org=settings.org)
 
 
-def _submit(wanted: JobIn, store: Store, service: JobService) -> JobRecord:
+def _order(wanted: JobIn, store: Store, service: JobService) -> Order:
+    """Return what is asked for, once the model and the files are known to be there."""
     service.require_base(wanted.model)
     for param in ("training_file", "validation_file"):
         file_id = getattr(wanted, param)
         if file_id is not None and find_file(store, file_id, param=param).purpose != "fine-tune":
             raise ApiError("invalid_value", f"{param} {file_id!r} has not the purpose fine-tune", param=param)
-    order = Order(
+    return Order(
         base=wanted.model,
         training_file=wanted.training_file,
         validation_file=wanted.validation_file,
@@ -78,10 +83,6 @@ def _submit(wanted: JobIn, store: Store, service: JobService) -> JobRecord:
         hyperparameters=wanted.chosen_hyperparameters(),
         metadata=wanted.metadata or {},
     )
-    try:
-        return service.submitter.submit(order)
-    except BadDataError as exc:
-        raise ApiError(exc.code, exc.message, param=exc.param, problems=exc.problems_as_json()) from exc
 
 
 @router.get("", summary="Jobs, newest first", responses=responses("invalid_value"))

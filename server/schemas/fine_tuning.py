@@ -72,7 +72,7 @@ class JobIn(_In):
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Makes a run repeatable; drawn if left out.")
     method: MethodIn = MethodIn()
     hyperparameters: HyperparametersIn | None = Field(
-        None, deprecated=False, description="The old place of `method.supervised.hyperparameters`."
+        None, description="The old place of `method.supervised.hyperparameters`."
     )
     integrations: list[dict[str, Any]] | None = Field(None, description="Not supported; an entry is refused.")
     metadata: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)

@@ -7,6 +7,7 @@ checkpoint is made every second step, an adapter is exported every fourth. The s
     diverge      ends with an error of its own
     stubborn     does not listen to SIGTERM
     hollow       exports an adapter without weights
+    frugal       keeps the adapters of two checkpoints
     orphan       leaves a process behind when it is killed
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -92,6 +94,8 @@ while step < total and not stopped:
         sys.exit(3)
     if step % 4 == 0:
         export(run / "exports" / f"step-{step}", loss=loss)
+        if mode == "frugal":
+            shutil.rmtree(run / "exports" / f"step-{step - 8}", ignore_errors=True)
         log("validate", step=step, loss=loss * 2, macro_f1=0.5, accuracy=0.5, best=True)
         log("checkpoint", step=step, export=f"exports/step-{step}")
     if step % 2 == 0 and mode != "crash":

@@ -66,7 +66,16 @@ def test_a_zip_of_clips_becomes_a_model_that_answers(
     assert card == "# An adapter\n"
     # Of somebody's clips only what they uploaded is left.
     left = {path.name for path in t.run_dir(job.id).iterdir()}
-    assert left == {"job.json", "metrics.jsonl", "trainer.log", "config.json", "starts.log", "export", "exports"}
+    assert left == {
+        "job.json",
+        "metrics.jsonl",
+        "trainer.log",
+        "trainer.lock",
+        "config.json",
+        "starts.log",
+        "export",
+        "exports",
+    }
 
 
 def test_events_come_in_order_page_by_page_and_as_a_stream(fine_tuning: Callable[..., Any]) -> None:
@@ -279,3 +288,48 @@ def test_a_bounded_number_of_adapters_is_held(fine_tuning: Callable[..., Any]) -
     for name in (*names, *names):
         assert t.analyze(name).json()["adapter"] == name
         assert models.names == ("nano", name)
+
+
+def test_checkpoints_that_the_trainer_replaced_are_listed_no_more(
+    fine_tuning: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    t = fine_tuning()
+    job = t.create(steps=40, pause=0.02, suffix="frugal")
+    assert t.wait(job.id).status == "succeeded"
+    checkpoints = t.client.fine_tuning.jobs.checkpoints.list(job.id).data
+    assert [each.step_number for each in checkpoints] == [40, 36]
+    names = {model.id for model in t.client.models.list()}
+    assert names == {
+        "nano",
+        t.job(job.id).fine_tuned_model,
+        *(each.fine_tuned_model_checkpoint for each in checkpoints),
+    }
+    assert sum(message.startswith("Checkpoint of step") for message in t.messages(job.id)) == 10
+
+
+def test_the_trainer_yields_to_requests_and_is_told_no_secret(
+    fine_tuning: Callable[..., Any], wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+
+    monkeypatch.setenv("EMOLLAMA_WEBHOOK_SECRET", "whsec_" + "a2tr" * 8)
+    t = fine_tuning(job_niceness=7)
+    job = t.create(steps=200, pause=0.05)
+    wait_until(lambda: t.starts(job.id) != [])
+    process = psutil.Process(t.starts(job.id)[0])
+    assert process.nice() - psutil.Process().nice() == 7 or process.nice() == 7
+    assert "EMOLLAMA_WEBHOOK_SECRET" not in process.environ()
+    assert "EMOLLAMA_DATA_DIR" in process.environ()
+    t.client.fine_tuning.jobs.cancel(job.id)
+
+
+def test_the_document_is_true(fine_tuning: Callable[..., Any], bundle_of_clips: Any, media: Any, tmp_path: Path,
+                              root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    t = fine_tuning()
+    text = (root / "docs/jobs.md").read_text(encoding="utf-8")
+    block = text.split("```python\n", 1)[1].split("```", 1)[0]
+    assert "http://127.0.0.1:8000/v1" in block
+    (tmp_path / "bored.zip").write_bytes(bundle_of_clips(media, tmp_path))
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace("http://127.0.0.1:8000", t.url).replace("sleep(5)", "sleep(0.1)"), {})
+    assert capsys.readouterr().out.startswith("ft:nano:emollama:bored:")

@@ -8,15 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import create_engine, text
 
 from emollama.errors import InputError
+from server.app import open_store
 from server.errors import ApiError
 from server.jobs import queue, requests
 from server.jobs.progress import News, Progress
 from server.jobs.webhooks import delivery_of
+from server.layout import DataFolder
 from server.records import adapters, deliveries, jobs
 from server.records.jobs import CheckpointRecord, EventRecord, JobRecord
+from server.settings import Settings
 from server.store import SCHEMA_VERSION, Store, StoreError, metadata
 
 
@@ -108,6 +112,16 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
         Store(url)
 
 
+def test_a_data_folder_is_not_used_with_another_database(tmp_path: Path) -> None:
+    data = DataFolder(tmp_path / "data")
+    settings = Settings(data_dir=data.root)
+    open_store(settings, data).close()
+    open_store(settings, data).close()
+    other = settings.model_copy(update={"database_url": SecretStr(f"sqlite:///{tmp_path / 'other.sqlite3'}")})
+    with pytest.raises(InputError, match="belongs to another database"):
+        open_store(other, data)
+
+
 def test_many_that_open_a_new_database_at_once_find_one(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'emollama.sqlite3'}"
     with ThreadPoolExecutor(4) as pool:
@@ -126,7 +140,7 @@ def test_what_metrics_say_is_written_once_and_under_the_lease(store: Store) -> N
     news = News(
         progress=Progress(offset=99, step=4),
         events=(EventRecord(message="Step 4", type="metrics", data={"step": 4}), EventRecord(message="Checkpoint")),
-        checkpoints=((checkpoint, "exports/step-4"),),
+        checkpoints=(checkpoint,),
         trained_tokens=3_000_000_000,
         estimated_finish=123.5,
         hyperparameters={"n_epochs": 3},
