@@ -109,7 +109,8 @@ def start(folder: RunFolder, command: Sequence[str], *, niceness: int) -> Traine
         write_json(folder.process_file, {"pid": child.pid, "machine": _machine()})
         if niceness:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.setpriority(os.PRIO_PROCESS, child.pid, niceness)
+                most = min(19, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
+                os.setpriority(os.PRIO_PROCESS, child.pid, most)
     except BaseException:
         # Whoever takes the job next could not stop a trainer whose number is not written down.
         os.killpg(child.pid, signal.SIGKILL)

@@ -317,14 +317,21 @@ def test_the_trainer_yields_to_requests_and_is_told_no_secret(
     job = t.create(steps=200, pause=0.05)
     wait_until(lambda: t.starts(job.id) != [])
     process = psutil.Process(t.starts(job.id)[0])
-    assert process.nice() - psutil.Process().nice() == 7 or process.nice() == 7
+    assert process.nice() == min(19, psutil.Process().nice() + 7)
     assert "EMOLLAMA_WEBHOOK_SECRET" not in process.environ()
     assert "EMOLLAMA_DATA_DIR" in process.environ()
     t.client.fine_tuning.jobs.cancel(job.id)
 
 
-def test_the_document_is_true(fine_tuning: Callable[..., Any], bundle_of_clips: Any, media: Any, tmp_path: Path,
-                              root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_the_document_is_true(
+    fine_tuning: Callable[..., Any],
+    bundle_of_clips: Callable[..., bytes],
+    media: Any,
+    tmp_path: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     t = fine_tuning()
     text = (root / "docs/jobs.md").read_text(encoding="utf-8")
     block = text.split("```python\n", 1)[1].split("```", 1)[0]

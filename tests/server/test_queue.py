@@ -24,13 +24,14 @@ from server.settings import Settings
 from server.store import SCHEMA_VERSION, Store, StoreError, metadata
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+BACKENDS = ("sqlite", "postgresql") if "TEST_POSTGRES_URL" in os.environ else ("sqlite",)
+
+
+@pytest.fixture(params=BACKENDS)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty database; Postgres is tested where TEST_POSTGRES_URL names one that may be emptied."""
     url = f"sqlite:///{tmp_path / 'queue.sqlite3'}"
     if request.param == "postgresql":
-        if "TEST_POSTGRES_URL" not in os.environ:
-            pytest.skip("TEST_POSTGRES_URL names no database to test with")
         url = os.environ["TEST_POSTGRES_URL"]
         empty(url)
     opened = Store(url)
