@@ -23,12 +23,16 @@ _QUOTED = re.compile(r"“[^”]*”")
 _STRAIGHT = re.compile(r'"([^"\n]+)"')
 _CODE = re.compile(r"\bAU\s?\d{1,2}\b")
 _MARKUP = re.compile(r"\*\*|__|`|#|•|(?:^|\s)[-*]\s")
+_THOUGHT = re.compile(r"\A\s*(?:<think>)?.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"\A```\w*\n?|\n?```\Z")
 
 
 def tidy(text: str) -> str:
-    """Return an answer as one paragraph with typographic quotes, without a code fence or quotes around all of it."""
-    text = " ".join(_FENCE.sub("", text.strip()).split())
+    """Return an answer as one paragraph with typographic quotes.
+
+    What a model thought aloud before it answered is left out, and so are a code fence or quotes around all of it.
+    """
+    text = " ".join(_FENCE.sub("", _THOUGHT.sub("", text).strip()).split())
     if len(text) > 1 and text[0] + text[-1] in ('""', "“”") and not re.search('["“”]', text[1:-1]):
         text = text[1:-1].strip()
     return _STRAIGHT.sub(r"“\1”", text)

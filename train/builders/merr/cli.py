@@ -5,11 +5,12 @@ Exit codes: 0 done, 1 some samples failed and can be tried again, 2 the input wa
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,6 +48,7 @@ Attempts = Annotated[int, typer.Option("--attempts", help="Drafts that an explan
 Seed = Annotated[int, typer.Option("--seed", help="Varies the wording; the same seed gives the same texts.")]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of the endpoint.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Of one answer of the endpoint.")]
+Body = Annotated[str | None, typer.Option("--body", help='JSON merged into every request, e.g. {"max_tokens": null}.')]
 PerMinute = Annotated[int | None, typer.Option("--requests-per-minute", help="At most so many requests.")]
 TokensPerMinute = Annotated[int | None, typer.Option("--tokens-per-minute", help="At most so many tokens.")]
 PromptPrice = Annotated[float | None, typer.Option("--prompt-price", help="Money for a million prompt tokens.")]
@@ -120,6 +122,7 @@ def run(
     seed: Seed = 0,
     temperature: Temperature = 0.7,
     max_tokens: MaxTokens = 400,
+    body: Body = None,
     concurrency: Annotated[int, typer.Option("--concurrency", help="Samples in work at once.")] = 2,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds that one request may take.")] = 60.0,
     requests_per_minute: PerMinute = None,
@@ -142,7 +145,7 @@ def run(
         config = _config(
             known, writer=writer, model=model, base_url=base_url, describe=describe, openface=openface,
             attempts=attempts, labels=labels, asr=asr, match=match, min_confidence=min_confidence,
-            min_expression=min_expression, seed=seed, temperature=temperature, max_tokens=max_tokens,
+            min_expression=min_expression, seed=seed, temperature=temperature, max_tokens=max_tokens, body=body,
         )  # fmt: skip
         if dry_run:
             show_dry_run(manifest, config, known, device=device, count=limit or 3)
@@ -233,6 +236,7 @@ def _config(
     seed: int = 0,
     temperature: float = 0.7,
     max_tokens: int = 400,
+    body: str | None = None,
 ) -> BuildConfig:
     from emollama.labels import parse_label_set
     from train.builders.merr.endpoint import BASE_URL_VARIABLE
@@ -253,6 +257,7 @@ def _config(
         endpoint_model=model if asks else None,
         temperature=temperature,
         max_tokens=max_tokens,
+        body=_json_object(body),
         attempts=attempts,
         seed=seed,
         labels=None if labels is None else parse_label_set(labels),
@@ -261,6 +266,18 @@ def _config(
         rules_sha256=rules.sha256,
         match=MatchOptions(by=match, min_confidence=min_confidence, min_expression=min_expression),  # type: ignore[arg-type]
     )
+
+
+def _json_object(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"body is {text!r}, which is not JSON: {error}", field="body") from error
+    if not isinstance(document, dict):
+        raise InputError(f"body is {text!r}; allowed: a JSON object", field="body")
+    return document
 
 
 def _estimate(

@@ -12,8 +12,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -42,13 +42,17 @@ class EndpointUnusableError(EndpointError):
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointOptions:
-    """Where and how to ask. Only the first five decide what is answered; the others may change between runs."""
+    """Where and how to ask. The first six decide what is answered; the others may change between runs.
+
+    ``body`` is merged into every request, for what some endpoint wants besides; a null there takes a field out.
+    """
 
     base_url: str
     model: str
     temperature: float = 0.7
     max_tokens: int = 400
     seed: int = 0
+    body: Mapping[str, Any] = field(default_factory=dict)
     timeout_seconds: float = 60.0
     max_tries: int = 6
     first_pause_seconds: float = 1.0
@@ -58,6 +62,8 @@ class EndpointOptions:
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
             raise InputError(f"base_url is {self.base_url!r}; allowed: http:// or https://", field="base_url")
+        if fixed := sorted({"messages", "model", "seed", "stream", "n"} & set(self.body)):
+            raise InputError(f"body holds {fixed[0]!r}, which is set by the builder itself; leave it out", field="body")
         if not self.model.strip():
             raise InputError("model is empty; name the model that the endpoint serves", field="model")
         for name, low, high in (
@@ -143,13 +149,15 @@ class ChatEndpoint:
         `StoppedError` when the run is stopped while it waits.
         """
         options = self.options
-        body = {
+        fields = {
             "model": options.model,
             "messages": [dict(message) for message in prompt.messages],
             "temperature": options.temperature,
             "max_tokens": options.max_tokens,
             "seed": options.seed + seed,
+            **options.body,
         }
+        body = {name: value for name, value in fields.items() if value is not None}
         address = request_sha256(options.url, body)
         stored = self._cache.get(address)
         if stored is not None:

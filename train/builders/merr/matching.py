@@ -128,6 +128,7 @@ def _by_expression(seen: Observation, expressions: tuple[str, ...], options: Mat
     assert face is not None
     # a face is neutral for the whole clip or not at all; every other expression may be brief
     where, reading = ("over the clip", face.mean) if expressions == ("neutral",) else ("at the peak", face.at_peak)
+    where = where if seen.peak is not None else "in the picture"
     probability = sum(reading.get(expression, 0.0) for expression in expressions)
     says = f"the face reads {' or '.join(expressions)} with a probability of {probability:.2f} {where}"
     if probability >= options.min_expression:

@@ -25,7 +25,7 @@ _COARSE_QUESTIONS: tuple[tuple[str, tuple[Source, ...]], ...] = (
     ("What can be perceived of the person here?", ()),
     ("Put into words what there is to notice, and leave the emotion open.", ()),
     ("Give a plain account of the facial expression.", ("face",)),
-    ("What does the face show, and when does it show most?", ("face",)),
+    ("What does the face show?", ("face",)),
     ("Describe the way the person speaks.", ("voice",)),
     ("What does the face show, and how does the voice sound?", ("face", "voice")),
     ("Describe the person's expression and tone.", ("face", "voice")),

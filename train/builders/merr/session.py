@@ -118,6 +118,7 @@ def run_session(
             temperature=config.temperature,
             max_tokens=config.max_tokens,
             seed=config.seed,
+            body=config.body,
             timeout_seconds=timeout,
         )
         limiter = RateLimit(requests=rates[0], tokens=rates[1], sleep=stop.sleep)

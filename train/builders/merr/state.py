@@ -42,6 +42,7 @@ class BuildConfig:
     endpoint_model: str | None = None
     temperature: float = 0.7
     max_tokens: int = 400
+    body: dict[str, Any] = field(default_factory=dict)
     attempts: int = 3
     seed: int = 0
     labels: tuple[str, ...] | None = None

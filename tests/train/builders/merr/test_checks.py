@@ -77,6 +77,8 @@ def test_action_units_may_speak_for_the_face(seen: Seen, rules: RulesFile) -> No
 
 def test_an_answer_is_tidied() -> None:
     assert tidy('```text\nThe person\n  says "no".\n```') == "The person says “no”."
+    assert tidy("<think>Is it sad?\nYes.</think>\n\nThe person appears sad.") == "The person appears sad."
+    assert tidy("so it is sad</think>The person appears sad.") == "The person appears sad."
     assert tidy('"The person appears sad."') == "The person appears sad."
     assert tidy('"No" and "yes"') == "“No” and “yes”"
 

@@ -101,6 +101,7 @@ def test_wrong_arguments_are_said_in_one_line(words: Path, monkeypatch: Any) -> 
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     assert "its URL or model is not given" in call("run", words, "--writer", "endpoint", code=2).output
     assert "known: endpoint, nano" in call("run", words, "--writer", "gpt", code=2).output
+    assert "allowed: a JSON object" in call("run", words, "--body", "[1]", code=2).output
     assert "match is 'some'" in call("run", words, "--match", "some", code=2).output
     assert "is no folder" in call("run", words, "--openface", words, code=2).output
     assert "none.jsonl is not there" in call("plan", words.with_name("none.jsonl"), code=2).output

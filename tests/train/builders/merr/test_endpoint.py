@@ -194,3 +194,13 @@ def test_options_are_checked_and_the_url_is_completed() -> None:
         EndpointOptions(base_url="ftp://a", model="m")
     with pytest.raises(InputError, match="temperature is 3"):
         EndpointOptions(base_url="http://a", model="m", temperature=3)
+
+
+def test_what_an_endpoint_wants_besides(tmp_path: Path, endpoint: Any, completion: Completion) -> None:
+    endpoint.reply = lambda body, n: (200, {}, completion("ok"))
+    extra = {"max_tokens": None, "max_completion_tokens": 900, "reasoning_effort": "low"}
+    ask(tmp_path, endpoint.url, body=extra).complete(PROMPT, seed=0)
+    assert {"max_completion_tokens": 900, "reasoning_effort": "low"}.items() <= endpoint.bodies[0].items()
+    assert "max_tokens" not in endpoint.bodies[0]
+    with pytest.raises(InputError, match="body holds 'messages'"):
+        EndpointOptions(base_url="http://a", model="m", body={"messages": []})
