@@ -1,6 +1,6 @@
 """The command line: ``emollama analyze``, ``emollama models``, and what other packages add.
 
-Sub-commands of other packages (serve, train, eval, bench) are entry points of the group ``emollama.commands``; one is
+Sub-commands of other packages (serve, train, eval, bench and others) are entry points of the group ``emollama.commands``; one is
 imported when it is called, never to be listed. Nothing heavy is imported before a clip is analysed.
 
 Exit codes: 0 done, 1 some items failed, 2 the input was wrong, 130 interrupted.
@@ -31,7 +31,11 @@ GROUP = "emollama.commands"
 # What a listing says of the sub-commands that are not imported for it.
 _SUMMARIES = {
     "serve": "Serve /analyze and the OpenAI-compatible API.",
-    "train": "Train a part of nano, or an adapter, by a recipe.",
+    "jobs": "Fine-tune through a running service: create, follow, pause and cancel jobs.",
+    "data": "Check, divide, import and show data sets for fine-tuning.",
+    "build-instructions": "Make instruction data from clips, and review it.",
+    "train": "Train an adapter on your own clips, or a part of nano, by a recipe.",
+    "merge": "Merge an adapter into its base: one model folder that needs neither.",
     "eval": "Score a model on a benchmark.",
     "score": "Score a file of predictions against a file of truth.",
     "bench": "Measure speed and where the time goes.",

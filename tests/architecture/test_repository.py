@@ -24,8 +24,12 @@ def tracked() -> list[Path]:
         done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
         paths = [ROOT / name for name in done.stdout.split("\0") if name]
     except (OSError, subprocess.CalledProcessError):
-        skipped = {".git", ".venv", "runs", "data", "build", "dist", "__pycache__"}
-        paths = [path for path in ROOT.rglob("*") if not skipped & set(path.relative_to(ROOT).parts)]
+        skipped = {".git", ".venv", "build", "dist", "__pycache__"}
+        paths = [
+            path
+            for path in ROOT.rglob("*")
+            if not skipped & set(path.relative_to(ROOT).parts) and path.relative_to(ROOT).parts[0] not in ("runs", "data")
+        ]
     return [path for path in paths if path.is_file()]
 
 
