@@ -133,6 +133,18 @@ class EmoLlama(nn.Module):
         )
         return output.last_hidden_state
 
+    def hidden_at(self, batch: ModelBatch, wanted: Tensor) -> Tensor:
+        """Return the last hidden states [n, W] at the n places where the boolean mask ``wanted`` [B, T] is true.
+
+        The same as ``hidden(batch)[wanted]``, and computed for less where the backbone allows it; for training.
+        """
+        from emollama.backbones import packed
+
+        base, mask = base_of(self.backbone), batch.attention_mask
+        if not packed.supports(base) or not (mask is None or packed.is_right_padded(mask)):
+            return self.hidden(batch)[wanted]
+        return packed.hidden_at(base, self.embed(batch), mask, wanted)
+
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of hidden states [..., W]."""
         return base_of(self.backbone).lm_head(hidden)  # type: ignore[operator]
@@ -143,7 +155,7 @@ class EmoLlama(nn.Module):
         return self.head(hidden if logits_at is None else hidden[logits_at])
 
     def answer_loss(self, batch: ModelBatch) -> tuple[Tensor, int]:
-        """Return the mean cross-entropy of the labelled tokens and their number; the head runs only where it is needed.
+        """Return the mean cross-entropy of the labelled tokens and their number; nothing else is computed.
 
         With ``weights`` it is the weighted mean.
         """
@@ -154,7 +166,7 @@ class EmoLlama(nn.Module):
         num_tokens = int(wanted.sum())
         if num_tokens == 0:
             raise InputError("no token of the batch is labelled", field="labels")
-        logits = self.head(self.hidden(batch)[:, :-1][wanted]).float()
+        logits = self.head(self.hidden_at(batch, F.pad(wanted, (0, 1)))).float()
         losses = F.cross_entropy(logits, targets[wanted], reduction="none")
         if batch.weights is None:
             return losses.mean(), num_tokens

@@ -310,6 +310,8 @@ class ClipTask:
         import torch
         import torch.nn.functional as F
 
+        from emollama.model import IGNORED
+
         emollama: EmoLlama = model  # type: ignore[assignment]
         device = next(model.parameters()).device
         tokens = torch.tensor(self.trainee.label_token_ids, device=device)
@@ -317,19 +319,21 @@ class ClipTask:
         label_sum = answer_sum = torch.zeros((), device=device)
         for part in batch.parts():
             inputs = part.inputs.to(device)
-            hidden = emollama.hidden(inputs)
+            assert inputs.labels is not None
             rows = torch.nonzero(part.targets.sum(-1) > 0)[:, 0]
+            begins = torch.zeros_like(inputs.input_ids, dtype=torch.bool)
+            begins[rows.to(device), part.label_at[rows].to(device)] = True
+            answers = F.pad(inputs.labels[:, 1:] != IGNORED, (0, 1))  # where the next token is learned
+            wanted = begins | answers
+            hidden = emollama.hidden_at(inputs, wanted)  # [n, W]
             if len(rows):
-                at = hidden[rows.to(device), part.label_at[rows].to(device)]
-                logits = emollama.head(at).float()[:, tokens]  # [B', U]
+                logits = emollama.head(hidden[begins[wanted]]).float()[:, tokens]  # [B', U]
                 logits = logits.masked_fill(~part.asked[rows].to(device), -1e4)
                 label_sum = label_sum - (part.targets[rows].to(device) * logits.log_softmax(-1)).sum()
             if part.num_answers:
-                assert inputs.labels is not None
-                wanted = inputs.labels[:, 1:] != -100
-                answer_sum = answer_sum + F.cross_entropy(
-                    emollama.head(hidden[:, :-1][wanted]).float(), inputs.labels[:, 1:][wanted], reduction="sum"
-                )
+                ids = inputs.labels.roll(-1, dims=1)[answers]
+                logits = emollama.head(hidden[answers[wanted]]).float()
+                answer_sum = answer_sum + F.cross_entropy(logits, ids, reduction="sum")
         figures: dict[str, Tensor] = {}
         loss = torch.zeros((), device=device)
         if num_labelled:
