@@ -140,10 +140,17 @@ class EmoLlama(nn.Module):
         """
         from emollama.backbones import packed
 
-        base, mask = base_of(self.backbone), batch.attention_mask
-        if not packed.supports(base) or not (mask is None or packed.is_right_padded(mask)):
+        mask = batch.attention_mask
+        if not self.can_pack or not (mask is None or packed.is_right_padded(mask)):
             return self.hidden(batch)[wanted]
-        return packed.hidden_at(base, self.embed(batch), mask, wanted)
+        return packed.hidden_at(base_of(self.backbone), self.embed(batch), mask, wanted)
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether the backbone is whole in this process and plain; else `hidden_at` runs it as it is."""
+        from emollama.backbones import packed
+
+        return packed.supports(base_of(self.backbone))
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of hidden states [..., W]."""

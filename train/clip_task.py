@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CHUNK = 8  # batches that are sorted by length together
-_REPLAYS_SCORED = 48
+_REPLAYS_SCORED = 24
 _SCORED_TOGETHER = 32
 
 
@@ -66,7 +66,7 @@ class ClipOptions:
 
     manifest: str = ""
     validation: str = ""
-    valid_share: float = 0.15
+    valid_share: float = 0.12
     model: str = "nano"
     labels: str = ""
     cache: str = "runs/features"
@@ -76,15 +76,15 @@ class ClipOptions:
     train_projectors: bool = True
     bits: int = 0
     modality_dropout: float = 0.15
-    balance: float = 0.5
-    replay_share: float = 0.25
-    dialogue_share: float = 0.25
+    balance: float = 1.0
+    replay_share: float = 0.05
+    dialogue_share: float = 0.02
     answer_weight: float = 1.0
     distractor: float = 0.1
     opinion_drop: float = 0.2
     opinion_scale: tuple[float, float] = (0.3, 1.0)
     opinion_jitter: float = 0.8
-    voice_noise: float = 0.5
+    voice_noise: float = 1.0
     anchor: float = 0.0
     weights: str = ""
     adapter: str = ""
@@ -317,7 +317,8 @@ class ClipTask:
         tokens = torch.tensor(self.trainee.label_token_ids, device=device)
         num_labelled = int((batch.targets.sum(-1) > 0).sum())
         label_sum = answer_sum = torch.zeros((), device=device)
-        for part in batch.parts():
+        # Where weights are sharded, every process has to run its layers equally often.
+        for part in batch.parts() if emollama.can_pack else [batch]:
             inputs = part.inputs.to(device)
             assert inputs.labels is not None
             rows = torch.nonzero(part.targets.sum(-1) > 0)[:, 0]
