@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emollama.errors import EmoLlamaError
-from server.jobs.run_folder import RunFolder
+from server.jobs.run_folder import TRAINING, VALIDATION, RunFolder
 from server.records.jobs import EventRecord
 
 if TYPE_CHECKING:
@@ -74,26 +74,26 @@ def check_data(
     """Unpack and check a job's files into its run directory; blocks, and reads every clip.
 
     Raises `BadDataError`, `StoppedError` when ``stop`` says so before it is done, and OSError when the disk fails.
-    After any of them no file of the bundles is left.
+    After any of them no file of the bundles is left. What is unpacked gets its name when all of it is sound, so that
+    two processes that check the same job (one of which slept) do not touch each other's files.
     """
-    data = folder.training.parent
-    shutil.rmtree(data, ignore_errors=True)
+    private = folder.new_unpacking()
     try:
         ignored = frozenset() if validation is None else frozenset({"no_valid_rows"})
         report = _check(
-            training, folder.training, "training_file", limits=limits, labels=None, ignored=ignored, stop=stop
+            training, private / TRAINING, "training_file", limits=limits, labels=None, ignored=ignored, stop=stop
         )
         events = _events(report, "Training")
         if validation is not None:
             labels = sorted({label for counts in _labels(report) for label in counts}) or None
             report = _check(
-                validation, folder.validation, "validation_file", limits=limits, labels=labels, ignored=_OF_TRAINING,
+                validation, private / VALIDATION, "validation_file", limits=limits, labels=labels, ignored=_OF_TRAINING,
                 stop=stop,
             )  # fmt: skip
             events += _events(report, "Validation")
-    except BaseException:
-        shutil.rmtree(data, ignore_errors=True)
-        raise
+        folder.keep_unpacked(private)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
     return CheckedData(events=events)
 
 

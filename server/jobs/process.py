@@ -31,6 +31,8 @@ IS_SUPPORTED = fcntl is not None
 # What a trainer has no use for is not told to it.
 _SECRETS = ("EMOLLAMA_DATABASE_URL", "EMOLLAMA_WEBHOOK_SECRET")
 
+_KILL_SECONDS = 5.0
+
 # Children that this process let go of (their job goes on without it): kept so that they are reaped when they end.
 _LET_GO: list[subprocess.Popen[bytes]] = []
 
@@ -70,11 +72,12 @@ class Trainer:
                 os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it and what it started at once."""
-        if not is_locked(self._folder.lock):
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """End it and what it started at once; returns when they are gone, or cannot be for a while."""
+        deadline = time.monotonic() + _KILL_SECONDS
+        while self.is_alive() and time.monotonic() < deadline:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            time.sleep(0.01)
 
     def let_go(self) -> None:
         """Leave it running without this process."""

@@ -10,9 +10,11 @@ metrics.jsonl, checkpoints/, export/, exports/step-N/, error.json     the traine
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from typing import Any
 
 from server.errors import without_paths
 
+TRAINING, VALIDATION = "training", "validation"
+_UNPACKING = "unpacking-"
 _MAX_ERROR_BYTES = 64 * 1024
 # What is of no use once a job has ended: copies of somebody's clips, features of them, the trainer's memory.
 # The lock stays: whoever opened it before it was removed would lock another file than who makes it anew.
@@ -34,11 +38,23 @@ class RunFolder:
 
     @property
     def training(self) -> Path:
-        return self.path / "data" / "training"
+        return self.path / "data" / TRAINING
 
     @property
     def validation(self) -> Path:
-        return self.path / "data" / "validation"
+        return self.path / "data" / VALIDATION
+
+    def new_unpacking(self) -> Path:
+        """Make a folder for what is being unpacked."""
+        return Path(tempfile.mkdtemp(prefix=_UNPACKING, dir=self.path))
+
+    def keep_unpacked(self, folder: Path) -> None:
+        """Make it the job's data; when another process was first, its data stay: they came of the same files."""
+        try:
+            os.rename(folder, self.path / "data")
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
     @property
     def export(self) -> Path:
@@ -95,7 +111,7 @@ class RunFolder:
 
     @property
     def has_perishable(self) -> bool:
-        return any((self.path / name).exists() for name in _PERISHABLE)
+        return any(path.exists() for path in self._perishable())
 
     def mark(self) -> str:
         """Return where the run would go on: the name of its last checkpoint, empty when there is none."""
@@ -110,12 +126,14 @@ class RunFolder:
 
     def prune(self) -> None:
         """Remove what is of no use once the job has ended; metrics, log and adapters stay."""
-        for name in _PERISHABLE:
-            target = self.path / name
+        for target in self._perishable():
             if target.is_dir():
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
+
+    def _perishable(self) -> list[Path]:
+        return [*(self.path / name for name in _PERISHABLE), *self.path.glob(f"{_UNPACKING}*")]
 
 
 def write_json(file: Path, document: Mapping[str, Any]) -> None:

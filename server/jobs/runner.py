@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from server.jobs import queue
 from server.jobs.housekeeping import Housekeeper
-from server.jobs.supervisor import Supervisor, Surroundings
+from server.jobs.supervisor import Supervisor
+from server.jobs.surroundings import Surroundings
 from server.records.ids import random_text
 
 logger = logging.getLogger("server.jobs")

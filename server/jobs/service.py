@@ -13,7 +13,7 @@ from server.jobs import process
 from server.jobs.data_check import DataLimits
 from server.jobs.runner import Runner
 from server.jobs.submit import Submitter
-from server.jobs.supervisor import Surroundings
+from server.jobs.surroundings import Surroundings
 from server.jobs.webhooks import Deliverer, Endpoint
 from server.layout import DataFolder
 from server.models import ModelHost, ModelSpec

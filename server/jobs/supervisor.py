@@ -12,30 +12,25 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from server.jobs import process, queue, results
-from server.jobs.data_check import BadDataError, DataLimits, StoppedError, check_data
+from server.jobs.data_check import BadDataError, StoppedError, check_data
 from server.jobs.process import ForeignTrainerError, Trainer
 from server.jobs.progress import News, Progress, read_news
 from server.jobs.queue import Ending, Lease, LeaseLostError
 from server.jobs.run_folder import RunFolder, write_json
 from server.jobs.spec import job_document
+from server.jobs.surroundings import Surroundings
 from server.jobs.webhooks import delivery_of
-from server.layout import DataFolder
 from server.models import LOAD_ERRORS
 from server.records import files, jobs
 from server.records.adapters import AdapterRecord
 from server.records.deliveries import DeliveryRecord
 from server.records.jobs import EventRecord
-from server.store import Store
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 logger = logging.getLogger("server.jobs")
 
@@ -43,33 +38,6 @@ logger = logging.getLogger("server.jobs")
 _VERDICTS = (2, 3)
 _INTERRUPTED = 130
 _LONGEST_DELAY_SECONDS = 60.0
-
-# Takes (name, base, folder); loads the adapter strictly, raises what is wrong with it, and keeps it for requests.
-Publish = Callable[[str, str, "Path"], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What all jobs of a process share.
-
-    ``bases`` maps the names of base models to what they are loaded from; ``trainer`` is the command that a run
-    directory is appended to.
-    """
-
-    store: Store
-    data: DataFolder
-    publish: Publish
-    bases: Mapping[str, str]
-    recipe: str
-    trainer: Sequence[str]
-    limits: DataLimits
-    poll_seconds: float
-    grace_seconds: float
-    lease_seconds: float
-    max_restarts: int
-    niceness: int
-    notify: bool
-    file_expire_seconds: int | None = None
 
 
 class Supervisor:
@@ -94,24 +62,35 @@ class Supervisor:
             self._let_go()
         except ForeignTrainerError as exc:
             logger.warning("a job runs on another machine", extra={"fields": {"job": self._job.id, "reason": str(exc)}})
-            self._give_back(after_seconds=self._around.lease_seconds)
-        except DBAPIError as exc:
+            with contextlib.suppress(SQLAlchemyError, OSError):
+                self._give_back(after_seconds=self._around.lease_seconds)
+        except SQLAlchemyError as exc:
             # The lease runs out by itself; the trainer goes on meanwhile.
             logger.error("the database failed a job's supervisor", extra={"fields": self._fields()}, exc_info=exc)
             self._let_go()
         except Exception as exc:  # the thread's edge: one job's fault must not end the runner
             logger.error("a job's supervisor failed", extra={"fields": self._fields()}, exc_info=exc)
-            if self._trainer is not None:
-                self._trainer.kill()
-            full = isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)
-            code = "storage_full" if full else "internal_error"
-            with contextlib.suppress(LeaseLostError, DBAPIError):
-                self._fail(code, "the service has no room for the job" if full else "a fault of the service")
+            self._give_up(exc)
+
+    def _give_up(self, exc: Exception) -> None:
+        full = isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full and self._trainer is not None:
+            # There may be room again when the lease has run out; if not, the trainer itself will fail.
+            self._let_go()
+            return
+        if self._trainer is not None:
+            self._trainer.kill()
+        code = "storage_full" if full else "internal_error"
+        with contextlib.suppress(LeaseLostError, SQLAlchemyError, OSError):
+            self._fail(code, "the service has no room for the job" if full else "a fault of the service")
 
     def _run(self) -> None:
         if self._job.status == "validating_files" and not self._check_data():
             return
         while True:
+            if self._is_stopping():
+                self._give_back()
+                return
             trainer = self._trainer = process.find(self._folder)
             if trainer is None:
                 if self._end_or_wait(exit_code=None):
@@ -124,9 +103,7 @@ class Supervisor:
             if self._trainer is None or self._end_or_wait(exit_code=exit_code):
                 return
             delay = self._around.poll_seconds * 2**self._progress.crashes
-            if not self._sleep(min(delay, _LONGEST_DELAY_SECONDS)):
-                self._give_back()
-                return
+            self._sleep(min(delay, _LONGEST_DELAY_SECONDS))
 
     # ---- before the training ------------------------------------------------------------------------------------
 
@@ -343,14 +320,11 @@ class Supervisor:
             self._trainer.let_go()
             self._trainer = None
 
-    def _sleep(self, seconds: float) -> bool:
-        """Wait; return False as soon as the service stops."""
+    def _sleep(self, seconds: float) -> None:
+        """Wait, but not beyond the end of the service."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self._is_stopping():
-                return False
+        while time.monotonic() < end and not self._is_stopping():
             time.sleep(min(self._around.poll_seconds, max(0.0, end - time.monotonic())))
-        return not self._is_stopping()
 
     def _fields(self) -> dict[str, object]:
         return {"job": self._job.id, "step": self._progress.step}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
+
+from server.jobs import queue
 
 openai = pytest.importorskip("openai")
 
@@ -212,6 +216,43 @@ def test_what_a_killed_trainer_leaves_running_is_killed_too(
     wait_until(lambda: len(t.starts(job.id)) == 2)
     # The second trainer's child would keep it from ending; it is the group that is ended.
     assert t.wait(job.id).status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    "error", [OperationalError("UPDATE", {}, Exception("the database is away")), OSError(errno.ENOSPC, "full")]
+)
+def test_a_database_that_fails_for_a_moment_costs_no_job(
+    fine_tuning: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    failures = [error, error]
+    record = queue.record
+
+    def fail_twice(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        record(*arguments)
+
+    monkeypatch.setattr(queue, "record", fail_twice)
+    t = fine_tuning(job_lease_seconds=0.3)
+    job = t.wait(t.create(steps=40, pause=0.02).id)
+    assert job.status == "succeeded"
+    assert failures == []
+    assert len(t.starts(job.id)) == 1
+    assert len([text for text in t.messages(job.id) if text.startswith("Step ")]) == 40
+
+
+def test_a_fault_of_the_service_ends_the_job_and_its_trainer(
+    fine_tuning: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, is_alive: Callable[[int], bool]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("somebody's words")
+
+    monkeypatch.setattr(queue, "record", fail)
+    t = fine_tuning()
+    job = t.wait(t.create(steps=200, pause=0.05).id)
+    assert (job.status, job.error.code) == ("failed", "internal_error")
+    assert "words" not in job.error.message
+    assert not is_alive(t.starts(job.id)[0])
 
 
 def test_a_trainer_that_always_crashes_fails_the_job(fine_tuning: Callable[..., Any]) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from emollama.media import MediaLimits
 from server.jobs import data_check
+from server.jobs.data_check import DataLimits
+from server.jobs.run_folder import RunFolder
 
 openai = pytest.importorskip("openai")
 
@@ -137,6 +140,31 @@ def test_a_file_that_is_deleted_before_it_was_checked_fails_the_job(fine_tuning:
     runner = fine_tuning(data=t.data)
     failed = runner.wait(job.id)
     assert (failed.status, failed.error.code) == ("failed", "invalid_training_file")
+
+
+def test_a_check_that_another_process_overtook_takes_nothing_from_it(
+    manifest: Callable[..., bytes], tmp_path: Path
+) -> None:
+    folder, upload = RunFolder(tmp_path / "job"), tmp_path / "upload"
+    folder.path.mkdir()
+    upload.write_bytes(manifest())
+    limits = DataLimits(max_unpacked_bytes=1_000_000, media=MediaLimits())
+
+    def check(stop: Callable[[], bool]) -> None:
+        data_check.check_data(folder, training=upload, validation=None, limits=limits, stop=stop)
+
+    check(lambda: False)
+    kept = folder.training / "manifest.jsonl"
+    inode = kept.stat().st_ino
+    check(lambda: False)  # the sleeper ends its check
+    with pytest.raises(data_check.StoppedError):
+        check(lambda: True)
+    assert kept.stat().st_ino == inode
+    assert [path.name for path in folder.path.iterdir()] == ["data"]
+    folder.new_unpacking()  # of a process that was killed
+    assert folder.has_perishable
+    folder.prune()
+    assert list(folder.path.iterdir()) == []
 
 
 @pytest.mark.parametrize("verb", ["cancel", "pause"])

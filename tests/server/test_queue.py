@@ -23,7 +23,6 @@ from server.records.jobs import CheckpointRecord, EventRecord, JobRecord
 from server.settings import Settings
 from server.store import SCHEMA_VERSION, Store, StoreError, metadata
 
-
 BACKENDS = ("sqlite", "postgresql") if "TEST_POSTGRES_URL" in os.environ else ("sqlite",)
 
 
