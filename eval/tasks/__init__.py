@@ -1,35 +1,35 @@
 """The benchmark tasks by name.
 
-A task is one file with ``evaluate(data: Path, ...) -> dict``: it reads a data set's own files, asks a model, and
-returns plain JSON types. It may take the keyword ``model`` (a preset or a checkpoint folder) and ``progress`` (a
-function of ``(done, total)``). Adding one is that file and one line here; a task is imported when it is asked for.
+A task is one file that defines ``TASK = EvalTask(...)`` (`eval.task`): which items a data set's own files hold, how a
+model is asked about one, and by which rules the answers are scored. Adding one is that file and one line here; a task
+is imported when it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
 
 from emollama.errors import UnknownNameError
+from eval.task import EvalTask
 
 TASKS: Mapping[str, str] = MappingProxyType(
     {
-        "ferplus": "eval.tasks.ferplus:evaluate",
-        "emodb": "eval.tasks.emodb:evaluate",
-        "goemotions": "eval.tasks.goemotions:evaluate",
-        "composed": "eval.tasks.composed:evaluate",
+        "ferplus": "eval.tasks.ferplus:TASK",
+        "emodb": "eval.tasks.emodb:TASK",
+        "goemotions": "eval.tasks.goemotions:TASK",
     }
 )
 
 
-def load_task(name: str) -> Callable[..., dict[str, Any]]:
-    """Return a task's function; an unknown name raises `UnknownNameError` with the list."""
+def load_task(name: str) -> EvalTask:
+    """Return a task; an unknown name raises `UnknownNameError` with the list."""
     if name not in TASKS:
         raise UnknownNameError("task", name, TASKS)
-    module, function = TASKS[name].split(":")
-    return getattr(import_module(module), function)
+    module, attribute = TASKS[name].split(":")
+    task: EvalTask = getattr(import_module(module), attribute)
+    return task
 
 
 def describe_task(name: str) -> str:

@@ -1,84 +1,72 @@
-"""FER+: how well the face model reads expressions in pictures of the validation split.
+"""FER+: the expression of a face in a still picture, eight classes by the majority of ten people.
 
-Majority accuracy as the authors of FER+ count it (pictures where one of the eight emotions has more than five votes);
-recall per class, macro-F1, calibration error and Brier score on the same pictures; valence and arousal against the
-votes' expectation over ``labels.CIRCUMPLEX``, which is derived, not measured.
+The authors' protocol (Barsoum et al., ICMI 2016): votes of one are dropped, pictures whose top vote is unknown or no
+face are dropped, and what counts is accuracy on the pictures where one emotion has more than five votes. A picture is
+given to the model whole, as a clip of one still frame; whether a face is found in it is the model's own business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from emollama import metrics
-from emollama.datasets import ferplus
-from emollama.encoders.face import FaceEncoder
-
-DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "emollama" / "assets" / "nano" / "face.safetensors"
+from emollama.labels import NANO_LABELS
+from emollama.types import Clip, Frames
+from eval.task import EvalTask, Item, Published
 
 
-def evaluate(
-    data: Path,
-    *,
-    model: str | Path | FaceEncoder | None = None,
-    split: str = "valid",
-    temperature: float = 1.0,
-    progress: Callable[[int, int], object] | None = None,
-) -> dict[str, Any]:
-    """Score a face model on FER+; ``data`` is the raw data folder or one Parquet file of FER+.
+def items(data: Path, split: str) -> Iterator[Item]:
+    """Yield the pictures with a majority, in the file's order; ``data`` is the raw data folder or one Parquet file."""
+    from emollama.datasets import ferplus
 
-    ``model`` is a ``face.safetensors``, a folder that holds one, or a loaded encoder; the default is nano's. Scores are
-    softened by ``temperature`` before they are judged.
-    """
-    encoder = model if isinstance(model, FaceEncoder) else _load(model)
-    data = Path(data)
     pictures = ferplus.read_parquet(data) if data.is_file() else ferplus.load(data, split)
-    batch = 256
-    logs, affect = [], []
-    for start in range(0, len(pictures), batch):
-        crops = pictures.images[start : start + batch, :, :, None].repeat(3, axis=3)  # grey as RGB: [B, 48, 48, 3]
-        read = encoder.embed(crops)
-        logs.append(read.log_probabilities)
-        affect.append(read.va)
-        if progress is not None:
-            progress(min(start + batch, len(pictures)), len(pictures))
-    labels = ferplus.NANO_LABELS
-    columns = [encoder.config.labels.index(label) for label in labels]
-    scaled = np.concatenate(logs)[:, columns] / temperature
-    probabilities = np.exp(scaled - scaled.max(1, keepdims=True))
-    probabilities /= probabilities.sum(1, keepdims=True)
-    va = np.concatenate(affect)
-
-    kept = pictures.majority >= 0
-    truth, judged = pictures.majority[kept], probabilities[kept]
-    predicted = judged.argmax(1)
-    classes = len(labels)
-    recall = metrics.per_class_recall(truth, predicted, num_classes=classes)
-    counts = metrics.confusion_matrix(truth, predicted, num_classes=classes)[:, :classes]
-    return {
-        "model": encoder.name,
-        "parameters": sum(p.numel() for p in encoder.model.parameters()),
-        "pictures": len(pictures),
-        "majority_pictures": int(kept.sum()),
-        "accuracy": metrics.accuracy(truth, predicted),
-        "uar": metrics.unweighted_average_recall(truth, predicted, num_classes=classes),
-        "macro_f1": metrics.macro_f1(truth, predicted, num_classes=classes),
-        "weighted_f1": metrics.weighted_f1(truth, predicted, num_classes=classes),
-        "ece": metrics.expected_calibration_error(judged, truth),
-        "brier": metrics.brier(judged, truth),
-        "recall": {
-            label: None if np.isnan(value) else float(value) for label, value in zip(labels, recall, strict=True)
-        },
-        "support": {label: int(count) for label, count in zip(labels, counts.sum(1), strict=True)},
-        "confusion": counts.tolist(),
-        "valence_ccc": metrics.concordance(pictures.affect[:, 0], va[:, 0]),
-        "arousal_ccc": metrics.concordance(pictures.affect[:, 1], va[:, 1]),
-    }
+    for place, name in enumerate(pictures.names):
+        if pictures.majority[place] >= 0:
+            yield Item(id=name, gold=NANO_LABELS[pictures.majority[place]], load=_still(name, pictures.images[place]))
 
 
-def _load(model: str | Path | None) -> FaceEncoder:
-    path = Path(model) if model is not None else DEFAULT_MODEL
-    return FaceEncoder.load(path / "face.safetensors" if path.is_dir() else path)
+def _still(name: str, grey: np.ndarray) -> Callable[[], Clip]:
+    return partial(_clip, name, grey)
+
+
+def _clip(name: str, grey: np.ndarray) -> Clip:
+    """Return a picture [48, 48] grey as a clip of one frame [1, 48, 48, 3]."""
+    frames = Frames(
+        images=np.repeat(grey[None, :, :, None], 3, axis=3), times=np.zeros(1), source_fps=None, is_still=True
+    )
+    return Clip(name=name, seconds=0.0, frames=frames)
+
+
+TASK = EvalTask(
+    name="ferplus",
+    title="FER+: expressions in pictures",
+    score="ferplus",
+    items=items,
+    splits=("valid", "train"),
+    split="valid",
+    asks="label",
+    labels=NANO_LABELS,
+    instruction="Which expression does the face show?",
+    modalities=("visual",),
+    published=(
+        Published(
+            system="VGG13, probabilistic label drawing",
+            figure="war",
+            value=0.84986,
+            source="Barsoum et al., ICMI 2016, table 1 (arXiv:1608.01041)",
+            note="on FER2013's private test split, which is not the validation split",
+        ),
+        Published(
+            system="VGG13, majority voting",
+            figure="war",
+            value=0.83852,
+            source="Barsoum et al., ICMI 2016, table 1 (arXiv:1608.01041)",
+            note="on FER2013's private test split, which is not the validation split",
+        ),
+    ),
+    licence="labels MIT (microsoft/FERPlus); the pictures of FER2013 are web pictures of unclear rights",
+    home="https://github.com/microsoft/FERPlus",
+)

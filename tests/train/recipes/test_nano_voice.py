@@ -15,7 +15,7 @@ from emollama.errors import DatasetError, InputError
 from emollama.labels import EMODB_6
 from emollama.prosody import FUNCTIONAL_NAMES, measure, measure_frames
 from emollama.types import Audio
-from eval.tasks.emodb import evaluate
+from eval.parts.emodb import evaluate
 from train.loop import run
 from train.recipes import nano_voice as recipe
 

@@ -14,7 +14,7 @@ from emollama.backbones.llama import build_llama, save_llama
 from emollama.config import LlamaShape
 from emollama.errors import CheckpointError, DatasetError
 from emollama.labels import NANO_LABELS
-from eval.tasks.goemotions import evaluate, figures
+from eval.parts.goemotions import evaluate, figures
 
 NANO = Path(__file__).parents[3] / "emollama" / "assets" / "nano" / "tokenizer.json"
 

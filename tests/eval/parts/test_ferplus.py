@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from emollama.encoders.face import FaceEncoder
-from eval.tasks import load_task
-from eval.tasks.ferplus import DEFAULT_MODEL, evaluate
+from eval.parts import load_part
+from eval.parts.ferplus import DEFAULT_MODEL, evaluate
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 
@@ -61,7 +61,7 @@ def test_a_higher_temperature_is_less_sure_and_as_right(data):
 
 
 def test_the_registry_names_it():
-    assert load_task("ferplus") is evaluate
+    assert load_part("ferplus") is evaluate
 
 
 @pytest.mark.shared_data

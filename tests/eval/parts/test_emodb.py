@@ -11,7 +11,7 @@ from emollama.datasets.emodb import FOLDS
 from emollama.encoders.voice import VoiceEncoder
 from emollama.errors import DatasetError
 from emollama.labels import EMODB_6
-from eval.tasks.emodb import evaluate
+from eval.parts.emodb import evaluate
 
 
 def flac(samples):
