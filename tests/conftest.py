@@ -1,11 +1,16 @@
-"""Factories of small synthetic media, drawn and encoded on the spot by PyAV. Any test file may ask for them."""
+"""Stand-ins for any test file: small synthetic media, encoded on the spot by PyAV, and a chat endpoint on localhost."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -195,3 +200,68 @@ def media() -> type:
         tone = staticmethod(tone)
 
     return Media
+
+
+def answer_of(text: str, **more: Any) -> dict[str, Any]:
+    """The body of a chat completion."""
+    return {
+        "model": "fake-1",
+        "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 50},
+        **more,
+    }
+
+
+@dataclass
+class FakeEndpoint:
+    """Answers by ``reply(body, number of the request)`` -> (status, headers, body as dict or raw text)."""
+
+    url: str = ""
+    reply: Callable[[dict[str, Any], int], tuple[int, dict[str, str], Any]] = lambda body, n: (200, {}, answer_of("x"))
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[FakeEndpoint]:
+    fake = FakeEndpoint()
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                fake.bodies.append(body)
+                fake.headers.append(dict(self.headers))
+                fake.paths.append(self.path)
+                number = len(fake.bodies)
+            status, headers, content = fake.reply(body, number)
+            raw = (content if isinstance(content, str) else json.dumps(content)).encode()
+            try:
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(raw)))
+                self.end_headers()
+                self.wfile.write(raw)
+            except OSError:
+                pass  # the client has given up, as some tests want
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    fake.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    yield fake
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def completion() -> Callable[..., dict[str, Any]]:
+    return answer_of

@@ -16,13 +16,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from emollama._version import __version__
+from emollama.endpoint import ChatEndpoint, EndpointError, EndpointUnusableError, Stop, StoppedError
 from emollama.errors import DatasetError, InputError, MediaError
 from emollama.manifest import Sample
 from train.builders.merr import prompts
 from train.builders.merr.checks import explanation_problems, objective_problems, tidy
 from train.builders.merr.description import coarse, course, generator, tone, visual_expression
-from train.builders.merr.endpoint import ChatEndpoint, EndpointError, EndpointUnusableError
-from train.builders.merr.limits import Stop, StoppedError
 from train.builders.merr.matching import match
 from train.builders.merr.reader import ClipReader, NothingToJudgeError
 from train.builders.merr.rules import RulesFile

@@ -238,8 +238,8 @@ def _config(
     max_tokens: int = 400,
     body: str | None = None,
 ) -> BuildConfig:
+    from emollama.endpoint import BASE_URL_VARIABLE
     from emollama.labels import parse_label_set
-    from train.builders.merr.endpoint import BASE_URL_VARIABLE
     from train.builders.merr.matching import MatchOptions
     from train.builders.merr.state import BuildConfig
     from train.builders.merr.writers import WRITERS, load_callable

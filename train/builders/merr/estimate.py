@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from emollama.endpoint import CHARACTERS_PER_TOKEN
 from emollama.errors import InputError
 from emollama.manifest import Sample
 from train.builders.merr import prompts
 from train.builders.merr.checks import MAX_OBJECTIVE_WORDS, MAX_WORDS
 from train.builders.merr.description import MAX_UNITS
-from train.builders.merr.endpoint import CHARACTERS_PER_TOKEN
 from train.builders.merr.observation import Observation
 from train.builders.merr.rules import Rules
 from train.builders.merr.state import BuildConfig, RunFolder

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Sequence
 
+from emollama.endpoint import Prompt
 from emollama.labels import adjective
 from emollama.prompt import Source
 from train.builders.merr.checks import MAX_OBJECTIVE_WORDS, MAX_WORDS, MIN_WORDS
@@ -82,24 +81,6 @@ _DESCRIBE = (
     "shows”: pose, gaze, hands, objects, the place. Do not name an emotion, and say nothing about age, sex, origin, "
     "health or who it is; write “a person”."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """Messages in the shape of ``/v1/chat/completions``, and the hash of the wording that made them."""
-
-    messages: tuple[Mapping[str, Any], ...]
-    sha256: str
-
-    @property
-    def num_characters(self) -> int:
-        """Return how many characters of text there are, pictures not counted."""
-        total = 0
-        for message in self.messages:
-            parts = message["content"]
-            texts = [parts] if isinstance(parts, str) else [part.get("text", "") for part in parts]
-            total += sum(len(text) for text in texts)
-        return total
 
 
 EXPLAIN_SHA256 = hashlib.sha256(f"{PROMPT_VERSION}\n{EXPLAIN_SYSTEM}\n{EXPLAIN_RULES}".encode()).hexdigest()

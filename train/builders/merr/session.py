@@ -15,12 +15,10 @@ from typing import Any
 
 import typer
 
+from emollama.endpoint import AnswerCache, ChatEndpoint, EndpointOptions, RateLimit, Stop
 from emollama.manifest import Manifest, Sample
 from train.builders.merr.build import Builder
-from train.builders.merr.cache import AnswerCache
-from train.builders.merr.endpoint import ChatEndpoint, EndpointOptions
 from train.builders.merr.export import export
-from train.builders.merr.limits import RateLimit, Stop
 from train.builders.merr.reader import ClipReader
 from train.builders.merr.rules import RulesFile
 from train.builders.merr.state import BuildConfig, Record, RunFolder

@@ -20,7 +20,7 @@ from train.builders.merr.prompts import Prompt
 
 if TYPE_CHECKING:
     from emollama.analyze import Analyzer, Understanding
-    from train.builders.merr.endpoint import ChatEndpoint
+    from emollama.endpoint import ChatEndpoint
 
 WRITERS = ("nano", "endpoint")
 

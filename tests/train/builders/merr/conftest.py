@@ -1,12 +1,8 @@
-"""Stand-ins: a chat endpoint on localhost, OpenFace files with a known peak, observations without a clip."""
+"""Stand-ins: OpenFace files with a known peak, observations without a clip."""
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,66 +19,6 @@ REGRESSIONS = ("01", "02", "04", "05", "06", "07", "09", "10", "12", "14", "15",
 @pytest.fixture(scope="session")
 def rules() -> RulesFile:
     return load_rules()
-
-
-def answer_of(text: str, **more: Any) -> dict[str, Any]:
-    """The body of a chat completion."""
-    return {
-        "model": "fake-1",
-        "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 50},
-        **more,
-    }
-
-
-@dataclass
-class FakeEndpoint:
-    """Answers by ``reply(body, number of the request)`` -> (status, headers, body as dict or raw text)."""
-
-    url: str = ""
-    reply: Callable[[dict[str, Any], int], tuple[int, dict[str, str], Any]] = lambda body, n: (200, {}, answer_of("x"))
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-
-
-@pytest.fixture
-def endpoint() -> Iterator[FakeEndpoint]:
-    fake = FakeEndpoint()
-    lock = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                fake.bodies.append(body)
-                fake.headers.append(dict(self.headers))
-                fake.paths.append(self.path)
-                number = len(fake.bodies)
-            status, headers, content = fake.reply(body, number)
-            raw = (content if isinstance(content, str) else json.dumps(content)).encode()
-            try:
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
-            except OSError:
-                pass  # the client has given up, as some tests want
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    fake.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    yield fake
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def write_openface(
@@ -184,11 +120,6 @@ def openface() -> Callable[..., Path]:
 @pytest.fixture
 def seen() -> Callable[..., Observation]:
     return observe
-
-
-@pytest.fixture
-def completion() -> Callable[..., dict[str, Any]]:
-    return answer_of
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from emollama.endpoint import AnswerCache, ChatEndpoint, EndpointOptions
 from emollama.manifest import Manifest, Sample
 from train.builders.merr.build import Builder
-from train.builders.merr.cache import AnswerCache
-from train.builders.merr.endpoint import ChatEndpoint, EndpointOptions
 from train.builders.merr.export import export
 from train.builders.merr.observation import Observation
 from train.builders.merr.rules import load_rules

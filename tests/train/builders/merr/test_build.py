@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 
+from emollama.endpoint import AnswerCache, ChatEndpoint, EndpointOptions, EndpointUnusableError, Stop
 from emollama.errors import DatasetError, InputError, UndecodableMediaError, UnknownNameError
 from emollama.manifest import Manifest, Sample, read_manifest
 from train.builders.merr.build import MOST_FAILURES_IN_A_ROW, Builder
-from train.builders.merr.cache import AnswerCache
-from train.builders.merr.endpoint import ChatEndpoint, EndpointOptions, EndpointUnusableError
 from train.builders.merr.export import export
-from train.builders.merr.limits import Stop
 from train.builders.merr.observation import Observation
 from train.builders.merr.reader import NothingToJudgeError
 from train.builders.merr.rules import RulesFile

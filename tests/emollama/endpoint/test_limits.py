@@ -2,8 +2,8 @@ import threading
 
 import pytest
 
+from emollama.endpoint import RateLimit, Stop, StoppedError
 from emollama.errors import InputError
-from train.builders.merr.limits import RateLimit, Stop, StoppedError
 
 
 class Clock:

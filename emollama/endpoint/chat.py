@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from emollama.endpoint.cache import AnswerCache, request_sha256
+from emollama.endpoint.limits import RateLimit, Stop
 from emollama.errors import EmoLlamaError, InputError
-from train.builders.merr.cache import AnswerCache, request_sha256
-from train.builders.merr.limits import RateLimit, Stop
-from train.builders.merr.prompts import Prompt
 
 if TYPE_CHECKING:
     import httpx
@@ -38,6 +38,24 @@ class EndpointError(EmoLlamaError):
 
 class EndpointUnusableError(EndpointError):
     """No request will be answered before the user changes something: the key, the URL, the model's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """Messages in the shape of ``/v1/chat/completions``, and the hash of the wording that made them."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    sha256: str
+
+    @property
+    def num_characters(self) -> int:
+        """Return how many characters of text there are, pictures not counted."""
+        total = 0
+        for message in self.messages:
+            parts = message["content"]
+            texts = [parts] if isinstance(parts, str) else [part.get("text", "") for part in parts]
+            total += sum(len(text) for text in texts)
+        return total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +81,7 @@ class EndpointOptions:
         if not self.base_url.startswith(("http://", "https://")):
             raise InputError(f"base_url is {self.base_url!r}; allowed: http:// or https://", field="base_url")
         if fixed := sorted({"messages", "model", "seed", "stream", "n"} & set(self.body)):
-            raise InputError(f"body holds {fixed[0]!r}, which is set by the builder itself; leave it out", field="body")
+            raise InputError(f"body holds {fixed[0]!r}, which is set for every request; leave it out", field="body")
         if not self.model.strip():
             raise InputError("model is empty; name the model that the endpoint serves", field="model")
         for name, low, high in (
@@ -142,8 +160,8 @@ class ChatEndpoint:
     def close(self) -> None:
         self._client.close()
 
-    def complete(self, prompt: Prompt, *, seed: int) -> Completion:
-        """Return the answer to a prompt, from the cache when it was asked before.
+    def complete(self, prompt: Prompt, *, seed: int, body: Mapping[str, Any] = MappingProxyType({})) -> Completion:
+        """Return the answer to a prompt, from the cache when it was asked before; ``body`` is of this request alone.
 
         Raises `EndpointError` when all tries failed, `EndpointUnusableError` when no try can succeed, and
         `StoppedError` when the run is stopped while it waits.
@@ -156,16 +174,17 @@ class ChatEndpoint:
             "max_tokens": options.max_tokens,
             "seed": options.seed + seed,
             **options.body,
+            **body,
         }
-        body = {name: value for name, value in fields.items() if value is not None}
-        address = request_sha256(options.url, body)
+        sent = {name: value for name, value in fields.items() if value is not None}
+        address = request_sha256(options.url, sent)
         stored = self._cache.get(address)
         if stored is not None:
             with self._lock:
                 self.usage.cached += 1
             return Completion(**stored, request_sha256=address, cached=True)
-        answer = self._ask(body, tokens=prompt.num_characters // CHARACTERS_PER_TOKEN + options.max_tokens)
-        self._cache.put(address, url=options.url, body=body, answer=answer)
+        answer = self._ask(sent, tokens=prompt.num_characters // CHARACTERS_PER_TOKEN + options.max_tokens)
+        self._cache.put(address, url=options.url, body=sent, answer=answer)
         with self._lock:
             self.usage.prompt_tokens += answer["prompt_tokens"] or 0
             self.usage.completion_tokens += answer["completion_tokens"] or 0

@@ -1,3 +1,4 @@
+import base64
 import json
 import time
 from collections.abc import Callable
@@ -9,11 +10,18 @@ from typing import Any
 import httpx
 import pytest
 
+from emollama.endpoint import (
+    AnswerCache,
+    ChatEndpoint,
+    EndpointError,
+    EndpointOptions,
+    EndpointUnusableError,
+    Prompt,
+    RateLimit,
+    Stop,
+    StoppedError,
+)
 from emollama.errors import InputError
-from train.builders.merr.cache import AnswerCache
-from train.builders.merr.endpoint import ChatEndpoint, EndpointError, EndpointOptions, EndpointUnusableError
-from train.builders.merr.limits import RateLimit, Stop, StoppedError
-from train.builders.merr.prompts import Prompt, describe
 
 PROMPT = Prompt(messages=({"role": "user", "content": "Why?"},), sha256="0" * 64)
 Completion = Callable[..., dict[str, Any]]
@@ -53,9 +61,12 @@ def test_a_real_request_and_its_cache(tmp_path: Path, endpoint: Any, completion:
 
 def test_neither_the_key_nor_a_picture_is_stored(tmp_path: Path, endpoint: Any, completion: Completion) -> None:
     endpoint.reply = lambda body, n: (200, {}, completion("a desk"))
-    prompt = describe(b"\xff\xd8 picture")
+    url = f"data:image/jpeg;base64,{base64.b64encode(b'picture').decode()}"
+    parts = [{"type": "text", "text": "What is here?"}, {"type": "image_url", "image_url": {"url": url}}]
+    prompt = Prompt(messages=({"role": "user", "content": parts},), sha256="0" * 64)
+    assert prompt.num_characters == len("What is here?")
     ask(tmp_path, endpoint.url).complete(prompt, seed=0)
-    assert endpoint.bodies[0]["messages"][1]["content"][1]["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    assert endpoint.bodies[0]["messages"][0]["content"][1]["image_url"]["url"] == url
     (entry,) = (tmp_path / "cache").rglob("*.json")
     stored = entry.read_text()
     assert "secret-key" not in stored
@@ -204,3 +215,14 @@ def test_what_an_endpoint_wants_besides(tmp_path: Path, endpoint: Any, completio
     assert "max_tokens" not in endpoint.bodies[0]
     with pytest.raises(InputError, match="body holds 'messages'"):
         EndpointOptions(base_url="http://a", model="m", body={"messages": []})
+
+
+def test_what_one_request_wants_besides(tmp_path: Path, endpoint: Any, completion: Completion) -> None:
+    endpoint.reply = lambda body, n: (200, {}, completion(f"answer {n}"))
+    chat = ask(tmp_path, endpoint.url, body={"top_p": 0.5})
+    as_json = {"response_format": {"type": "json_object"}}
+    assert chat.complete(PROMPT, seed=0, body=as_json).text == "answer 1"
+    assert chat.complete(PROMPT, seed=0).text == "answer 2"  # another request, so another address in the cache
+    assert endpoint.bodies[0]["response_format"] == {"type": "json_object"}
+    assert "response_format" not in endpoint.bodies[1]
+    assert endpoint.bodies[0]["top_p"] == endpoint.bodies[1]["top_p"] == 0.5
