@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from server.records.ids import new_id
 from server.records.pages import Page, all_of, read_page
@@ -138,14 +138,6 @@ def checkpoints_page(store: Store, job_id: str, *, after: str | None, limit: int
     names = tuple(CheckpointRecord.__dataclass_fields__)
     items = tuple(CheckpointRecord(**{name: getattr(row, name) for name in names}) for row in rows)
     return Page(items=items, has_more=has_more)
-
-
-def forget(store: Store, job_id: str) -> None:
-    """Remove a job that never came to be, with its events."""
-    with store.write() as connection:
-        for child in (job_events, job_metadata):
-            connection.execute(delete(child).where(child.c.job_id == job_id))
-        connection.execute(delete(table).where(table.c.id == job_id))
 
 
 def known(store: Store) -> frozenset[str]:
