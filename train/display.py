@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -95,6 +96,13 @@ class Clock:
         before = self._seconds_per_step
         self._seconds_per_step = taken if before is None else 0.95 * before + 0.05 * taken
         self._tokens += int(tokens)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done in here (validating, saving) does not count against the tokens per second."""
+        begun = time.monotonic()
+        yield
+        self._since += time.monotonic() - begun
 
     def seconds_left(self, steps: int) -> float:
         return round(steps * (self._seconds_per_step or 0.0), 1)

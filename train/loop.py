@@ -27,12 +27,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from emollama.errors import InputError, TrainingError
+from emollama.errors import InputError
+from train.averaging import AveragedWeights
 from train.config import TrainConfig
 from train.display import Clock, Display
+from train.failures import explained_memory, not_finite
 from train.figures import Figures
 from train.optimizer import build_optimizer, set_learning_rate, trained_parameters
 from train.run_dir import Checkpoint, Position, RunDir
@@ -83,7 +85,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
         _enable_gradient_checkpointing(model)
     prepared, optimizer = strategy.prepare(model, functools.partial(build_optimizer, config))
     parameters = trained_parameters(optimizer)
-    ema = {k: v.detach().clone() for k, v in trained_state(model).items()} if config.ema_decay else {}
+    average = AveragedWeights(model, decay=config.ema_decay)
 
     def shares_of(epoch: int) -> Shares:
         batches = task.batches(epoch=epoch, seed=config.seed)
@@ -95,7 +97,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
         raise InputError("the task has no batches to train on", field="task")
     at = Position(batches_per_step=first.per_step)
     if resume and run_dir.has("last"):
-        at = _restore(strategy, run_dir, model, optimizer, ema, batches_per_step=first.per_step)
+        at = _restore(strategy, run_dir, model, optimizer, average, batches_per_step=first.per_step)
     if resume and not run_dir.is_new:
         run_dir.log("resume", step=at.step, epoch=at.epoch, batch=at.batch, from_byte=at.log_bytes)
     if at.step == 0:
@@ -121,8 +123,8 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
         if strategy.is_main:
             broken = [name for name, value in weights.items() if not bool(value.isfinite().all())]
             if broken:  # a loss that nobody looked at yet has spoilt the weights
-                raise _not_finite(config, run_dir, f"{broken[0]} is not finite after step {at.step}")
-            run_dir.save(Checkpoint(model=weights, ema=ema, optimizer=tensors, position=at), best=is_best)
+                raise not_finite(config, run_dir, f"{broken[0]} is not finite after step {at.step}")
+            run_dir.save(Checkpoint(model=weights, ema=average.state, optimizer=tensors, position=at), best=is_best)
         strategy.wait()
 
     def export(folder: Path) -> None:
@@ -135,7 +137,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
     def validate() -> None:
         seed_generators(strategy.device, config.seed, "validation", at.step)
         prepared.eval()
-        with _averaged(model, ema), torch.no_grad():
+        with average.in_place(), torch.no_grad():
             measured: Mapping[str, float] = {}
             if strategy.is_sharded:
                 measured = prepared(task.validate)
@@ -169,7 +171,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
 
     stopped = False
     figures, clock, saved_at = Figures(), Clock(), time.monotonic()
-    with _stop_signal() as stop, display, _explained_memory(config):
+    with _stop_signal() as stop, display, explained_memory(config):
         epoch = at.epoch
         if at.validation_due:
             validate()
@@ -201,7 +203,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
                     or (share.is_last and (epoch + 1) % config.validate_every_epochs == 0)
                     or _is_turn(at.step, config.validate_every_steps)
                 )
-                _average(ema, model, decay=min(config.ema_decay, (1 + at.step) / (10 + at.step)))
+                average.update(step=at.step)
                 clock.step(tokens=tokens)
                 left = clock.seconds_left(total_steps - at.step)
                 display.stepped(step=at.step, epoch=epoch, seconds_left=left)
@@ -213,7 +215,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
                 broken = figures.first_not_finite() if looks else None
                 stops, saves, breaks = (n > 0 for n in strategy.sum(stop.is_set(), saves, broken is not None))
                 if breaks:
-                    raise _not_finite(config, run_dir, f"the loss is not finite at step {broken or at.step}")
+                    raise not_finite(config, run_dir, f"the loss is not finite at step {broken or at.step}")
                 if logs:
                     means = {name: round(value, 6) for name, value in figures.take(strategy).items()}
                     means |= {"learning_rate": rate, **clock.lap(), "seconds_left": left}
@@ -224,12 +226,13 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
                         tokens_per_second=means["tokens_per_second"],
                     )  # fmt: skip
                 stopped = stops and at.step < total_steps
-                if at.validation_due and not stopped:
-                    validate()
-                elif saves or stopped:
-                    save()
-                else:
+                if not (at.validation_due or saves or stopped):
                     continue
+                with clock.paused():
+                    if at.validation_due and not stopped:
+                        validate()
+                    else:
+                        save()
                 saved_at = time.monotonic()
                 if stopped or is_finished():
                     break
@@ -244,8 +247,8 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
     if config.export == "best":
         checkpoint = run_dir.load("best")
         load_trained_state(model, checkpoint.ema or checkpoint.model)
-    elif ema:
-        load_trained_state(model, ema)
+    elif average.state:
+        load_trained_state(model, average.state)
     if strategy.is_main:
         folder.mkdir(parents=True, exist_ok=True)
     prepared.eval()
@@ -287,7 +290,7 @@ def _restore(
     run_dir: RunDir,
     model: nn.Module,
     optimizer: Optimizer,
-    ema: Mapping[str, Tensor],
+    average: AveragedWeights,
     *,
     batches_per_step: int,
 ) -> Position:
@@ -300,8 +303,7 @@ def _restore(
             field="accumulate_steps",
         )
     load_trained_state(model, checkpoint.model)
-    for name, tensor in checkpoint.ema.items():
-        ema[name].copy_(tensor)
+    average.load(checkpoint.ema)
     folder = run_dir.checkpoint_folder("last")
     if (folder / "deepspeed").is_dir() != (strategy.kind == "deepspeed"):
         logger.warning("the optimiser's state was saved by another strategy: only the weights go on")
@@ -310,59 +312,6 @@ def _restore(
     else:
         load_optimizer_state(model, optimizer, checkpoint.optimizer)
     return checkpoint.position
-
-
-def _not_finite(config: TrainConfig, run_dir: RunDir, what: str) -> TrainingError:
-    kept = run_dir.path / "checkpoints" / "last"
-    remedy = f"lower learning_rate ({config.learning_rate:g})"
-    if config.clip_norm is None:
-        remedy += ", set clip_norm=1"
-    remedy += " or raise warmup_steps, in a new run_dir"
-    there = f"; the last checkpoint is {kept.resolve()}" if run_dir.has("last") else ""
-    return TrainingError(f"{what}: {remedy}{there}", field="learning_rate")
-
-
-@contextmanager
-def _explained_memory(config: TrainConfig) -> Iterator[None]:
-    """Say which settings need less memory when the device has too little."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        knobs = [f"batch_size={max(1, config.batch_size // 2)} accumulate_steps={config.accumulate_steps * 2}"]
-        if not config.gradient_checkpointing:
-            knobs.append("gradient_checkpointing=true")
-        if config.precision == "fp32":
-            knobs.append("precision=bf16")
-        knobs.append("recipe qlora, or several GPUs with train/accelerate/fsdp2.yaml")
-        raise TrainingError(
-            f"the device's memory is too small ({str(error).splitlines()[0]}); try, in this order: {'; '.join(knobs)}",
-            field="batch_size",
-        ) from error
-
-
-@torch.no_grad()
-def _average(ema: dict[str, Tensor], model: nn.Module, *, decay: float) -> None:
-    if not ema:
-        return
-    for name, value in trained_state(model).items():
-        if value.is_floating_point():
-            ema[name].lerp_(value, 1.0 - decay)
-        else:
-            ema[name].copy_(value)
-
-
-@contextmanager
-def _averaged(model: nn.Module, ema: Mapping[str, Tensor]) -> Iterator[None]:
-    """Put the averaged weights into the model for a while."""
-    if not ema:
-        yield
-        return
-    current = {name: value.clone() for name, value in trained_state(model).items()}
-    load_trained_state(model, ema)
-    try:
-        yield
-    finally:
-        load_trained_state(model, current)
 
 
 def _end(strategy: Strategy) -> None:

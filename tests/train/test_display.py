@@ -79,6 +79,8 @@ def test_the_clock_counts_tokens_and_the_time_that_is_left(monkeypatch):
         clock.step(tokens=50)
     assert clock.seconds_left(10) == 20.0
     assert clock.lap() == {"seconds": 8.0, "tokens_per_second": 25.0}
+    with clock.paused():
+        now += 30.0
     now += 1.0
     clock.step(tokens=50)
     assert clock.lap() == {"seconds": 1.0, "tokens_per_second": 50.0}
