@@ -1,13 +1,14 @@
-"""Hyper-parameters that nobody chose: from the size of the data to epochs, batch size and rate.
+"""Hyper-parameters that nobody chose: from the size of the data to epochs, batch size and what is exported.
 
-Each may be given as a number instead. The rules are few and stated here: enough updates for a small set, few passes
-over a large one; batches that a processor fills; the recipe's own rate, times the multiplier.
+Each may be given as a number instead. The rules are few and stated here. A small set is passed over many times, a large
+one a few; a batch is a sixth of a small set at most; the rate is the recipe's own, times the multiplier. Where fewer
+than `_TRUSTED` samples validate, the best of many validations is mostly the luckiest: then the last, averaged weights
+are exported, and nothing is stopped early.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 from emollama.errors import InputError
@@ -15,32 +16,41 @@ from train.config import TrainConfig
 
 Auto = Literal["auto"]
 
-_MANY_UPDATES = 240  # updates that a small set is given, in as many epochs as that takes
-_MOST_EPOCHS, _FEWEST_EPOCHS = 20, 3
-_SMALL_BATCH, _LARGE_BATCH = 8, 32
+_PASSES = 24_000  # samples that are passed over in all, as far as the bounds on epochs allow
+_MOST_EPOCHS, _FEWEST_EPOCHS = 60, 3
+_SMALLEST_BATCH, _LARGEST_BATCH = 4, 64
+_VALIDATIONS = 10
+_TRUSTED = 200
 
 
 def choose(
     config: TrainConfig,
     *,
     num_samples: int,
+    num_valid: int = 0,
     n_epochs: int | Auto = "auto",
     batch_size: int | Auto = "auto",
     learning_rate_multiplier: float | Auto = "auto",
 ) -> TrainConfig:
-    """Return a recipe's config for this many training samples; `InputError` names a value that is not allowed."""
+    """Return a recipe's config for so many training and validation samples; `InputError` names what is not allowed."""
     if num_samples < 1:
         raise InputError(f"num_samples is {num_samples}; allowed: 1 or more", field="training_file")
     size = _number(batch_size, "batch_size", most=256)
-    epochs = _number(n_epochs, "n_epochs", most=50)
+    epochs = _number(n_epochs, "n_epochs", most=200)
     multiplier = _number(learning_rate_multiplier, "learning_rate_multiplier", least=1e-3, most=100.0)
     if size is None:
-        size = min(_LARGE_BATCH, max(_SMALL_BATCH, 2 ** int(math.log2(max(1.0, num_samples / 20)))))
-    size = min(int(size), num_samples)
+        size = min(_LARGEST_BATCH, max(_SMALLEST_BATCH, num_samples // 6))
     if epochs is None:
-        steps = max(1, num_samples // size)
-        epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(_MANY_UPDATES / steps)))
-    changed: dict[str, Any] = {"batch_size": size, "epochs": int(epochs)}
+        epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(_PASSES / num_samples)))
+    changed: dict[str, Any] = {
+        "batch_size": min(int(size), num_samples),
+        "epochs": int(epochs),
+        "validate_every_epochs": max(1, round(epochs / _VALIDATIONS)),
+    }
+    if num_valid < _TRUSTED:
+        changed |= {"export": "last", "patience": None}
+    if num_valid == 0:
+        changed["monitor"] = "loss:min"
     if multiplier is not None:
         changed["learning_rate"] = config.learning_rate * multiplier
         if config.projector_learning_rate is not None:

@@ -95,12 +95,11 @@ def run_job(folder: Path) -> int:
         config = choose(
             config,
             num_samples=len(task.samples["train"]),
+            num_valid=len(task.samples["valid"]),
             n_epochs=spec.n_epochs,
             batch_size=spec.batch_size,
             learning_rate_multiplier=spec.learning_rate_multiplier,
         )
-        if not task.samples["valid"]:  # nothing to choose by: train to the end, and export that
-            config = dataclasses.replace(config, monitor="loss:min", patience=None, export="last")
         config = _as_before(config, folder)
         task.config = config
         report = _Progress(folder)
@@ -139,7 +138,7 @@ def _as_before(config: TrainConfig, folder: Path) -> TrainConfig:
     if not path.is_file():
         return config
     saved = json.loads(path.read_text(encoding="utf-8"))
-    names = ("epochs", "batch_size", "learning_rate", "projector_learning_rate")
+    names = ("epochs", "batch_size", "learning_rate", "projector_learning_rate", "validate_every_epochs")
     return dataclasses.replace(config, **{name: saved[name] for name in names if name in saved})
 
 

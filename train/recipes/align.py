@@ -17,6 +17,6 @@ def align() -> TrainConfig:
         config,
         recipe="align",
         run_dir="runs/align-clips",
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         task=dataclasses.replace(config.task, with_lora=False, dialogue_share=0.0, replay_share=0.0),
     )

@@ -17,6 +17,8 @@ def debug() -> TrainConfig:
         max_steps=2,
         batch_size=4,
         warmup_steps=0,
+        ema_decay=0.0,
+        validate_every_epochs=1,
         threads=0,
         monitor="loss:min",
         patience=None,

@@ -2,8 +2,9 @@
 
     emollama train instruct task.manifest=clips/manifest.jsonl
 
-nano goes on from its own adapter; a large preset gets fresh pairs. The run is validated by macro-F1 after every epoch,
-on the samples of the split ``valid`` or on some set apart by speaker, and exports its best.
+nano goes on from its own adapter; a large preset gets fresh pairs. Few recordings are passed over many times, each time
+blurred anew (`ClipOptions`), and the weights are averaged. The run is validated by macro-F1 now and then, on the
+samples of the split ``valid`` or on some set apart by speaker, and exports its best.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ def instruct() -> TrainConfig:
         run_dir="runs/instruct-clips",
         task=ClipOptions(),
         seed=1,
-        epochs=12,
-        batch_size=16,
+        epochs=60,
+        batch_size=64,
         learning_rate=1e-3,
+        projector_learning_rate=3e-3,
         warmup_steps=20,
         weight_decay=0.01,
+        ema_decay=0.98,
         threads=2,
         monitor="macro_f1:max",
+        validate_every_epochs=5,
         patience=6,
         export="best",
         keep_exports=2,

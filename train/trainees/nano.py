@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from train.clip_task import ClipOptions
 
 # Fewer validation answers than this fit a temperature only, fewer than the second nothing.
-_WITH_BIAS_FROM, _FIT_FROM = 200, 40
+_WITH_BIAS_FROM, _FIT_FROM = 200, 24
 
 
 class NanoTrainee:
