@@ -1,6 +1,6 @@
 """`create_app`: the service as an ASGI application, with everything it needs made in its lifespan.
 
-    uvicorn --factory server.app:create_app        (or: emollama serve)
+    uvicorn --factory server.app:create_app --timeout-graceful-shutdown 20        (or: emollama serve)
 
 The model is loaded in the background, so that the process answers `/health` at once; `/ready` tells when it is there.
 """

@@ -28,15 +28,17 @@ def serve(
 
     Every other setting is read from the environment; docs/api.md lists them.
     """
-    import uvicorn
-
     given = {"host": host, "port": port, "model": model, "device": device, "log_format": log_format}
     settings = read_settings({name: value for name, value in given.items() if value is not None})
-    config = server_config(settings)
+    run_server(server_config(settings))
+
+
+def run_server(config: uvicorn.Config) -> None:
+    """Run a service until it is told to stop; streams of events end then, so that they do not hold up the end."""
+    import uvicorn
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            # Streams of events would otherwise hold up the end for as long as they may.
             config.app.state.stopping.set()  # type: ignore[union-attr]
             super().handle_exit(sig, frame)
 

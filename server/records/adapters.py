@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 from sqlalchemy import delete as sql_delete
 
-from server.store import Store
+from server.store import Store, job_checkpoints
 from server.store import adapters as table
 
 
@@ -57,4 +57,12 @@ def remove(store: Store, name: str) -> tuple[AdapterRecord, ...]:
         condition = table.c.name == name if row.is_checkpoint else table.c.job_id == row.job_id
         gone = tuple(_of(each) for each in connection.execute(select(table).where(condition).order_by(table.c.seq)))
         connection.execute(sql_delete(table).where(condition))
+        names = [each.name for each in gone]
+        connection.execute(sql_delete(job_checkpoints).where(job_checkpoints.c.model_name.in_(names)))
     return gone
+
+
+def has_any(store: Store, job_id: str) -> bool:
+    """Whether a job still has an adapter."""
+    with store.read() as connection:
+        return connection.execute(select(table.c.seq).where(table.c.job_id == job_id).limit(1)).first() is not None

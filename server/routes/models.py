@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from emollama.errors import UnknownNameError
 from server.deps import DataDep, ModelsDep, StoreDep
 from server.errors import ApiError, responses
-from server.records import adapters
+from server.records import adapters, jobs
 from server.schemas.models import ModelDeletedOut, ModelList, ModelOut
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -28,7 +28,7 @@ def get_model(model: str, models: ModelsDep) -> ModelOut:
     "/{model}", summary="Delete a fine-tuned model", responses=responses("model_not_found", "model_not_deletable")
 )
 def delete_model(model: str, models: ModelsDep, store: StoreDep, data: DataDep) -> ModelDeletedOut:
-    """Its files are removed; with a finished model go the checkpoints of its job."""
+    """Its files are removed; with a finished model go the checkpoints of its job and the job's log and metrics."""
     if models.is_part_of_service(model):
         message = f"model {model[:100]!r} is part of the service and cannot be deleted"
         raise ApiError("model_not_deletable", message, param="model")
@@ -38,4 +38,7 @@ def delete_model(model: str, models: ModelsDep, store: StoreDep, data: DataDep) 
     for record in gone:
         models.forget(record.name)
         data.remove_tree(data.absolute(record.folder))
+    job = jobs.find(store, gone[0].job_id)
+    if job is not None and job.has_ended and not adapters.has_any(store, job.id):
+        data.remove_tree(data.job(job.id))  # log and metrics, which may speak of somebody's clips
     return ModelDeletedOut(id=model)

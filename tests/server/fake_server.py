@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from server.app import create_app
+from server.cli import run_server
 from server.settings import Settings
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     settings = Settings()
     trainer = (sys.executable, "-I", "-S", str(Path(__file__).with_name("fake_trainer.py")))
     app = create_app(settings, load=load, trainer=trainer)
-    uvicorn.run(app, port=settings.port, log_level="warning", timeout_graceful_shutdown=2)
+    run_server(uvicorn.Config(app, port=settings.port, log_level="warning", timeout_graceful_shutdown=30))
 
 
 if __name__ == "__main__":

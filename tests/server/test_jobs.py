@@ -123,7 +123,8 @@ def test_a_running_job_tells_how_far_it_is(fine_tuning: Callable[..., Any], wait
     wait_until(lambda: t.client.fine_tuning.jobs.checkpoints.list(job.id).data != [])
     early = t.client.fine_tuning.jobs.checkpoints.list(job.id).data[-1].fine_tuned_model_checkpoint
     assert t.analyze(early).json()["adapter"] == early
-    assert t.client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    t.client.fine_tuning.jobs.cancel(job.id)
+    t.wait(job.id, "cancelled")
     assert "export" not in {path.name for path in t.run_dir(job.id).iterdir()}
 
 
@@ -134,8 +135,8 @@ def test_a_job_is_cancelled_and_its_checkpoints_stay(
     job = t.create(steps=500, pause=0.02)
     wait_until(lambda: t.client.fine_tuning.jobs.checkpoints.list(job.id).data != [])
     (pid,) = t.starts(job.id)
-    cancelled = t.client.fine_tuning.jobs.cancel(job.id)
-    assert cancelled.status == "cancelled"
+    t.client.fine_tuning.jobs.cancel(job.id)
+    cancelled = t.wait(job.id, "cancelled")
     assert cancelled.finished_at is not None
     assert not is_alive(pid)
     checkpoint = t.client.fine_tuning.jobs.checkpoints.list(job.id).data[-1].fine_tuned_model_checkpoint
@@ -164,7 +165,8 @@ def test_a_job_is_paused_and_goes_on_where_it_stopped(
     t = fine_tuning()
     job = t.create(steps=60, pause=0.02)
     wait_until(lambda: any(message.startswith("Step 3/") for message in t.messages(job.id)))
-    assert t.client.fine_tuning.jobs.pause(job.id).status == "paused"
+    t.client.fine_tuning.jobs.pause(job.id)
+    t.wait(job.id, "paused")
     (pid,) = t.starts(job.id)
     assert not is_alive(pid)
     assert t.client.fine_tuning.jobs.pause(job.id).status == "paused"
@@ -301,7 +303,7 @@ def test_jobs_are_listed_newest_first_and_by_metadata(fine_tuning: Callable[...,
         jobs.list(after="ftjob-nothing")
 
 
-def test_a_deleted_model_is_gone_with_its_files(fine_tuning: Callable[..., Any]) -> None:
+def test_a_deleted_model_is_gone_with_its_files_for_every_process(fine_tuning: Callable[..., Any]) -> None:
     t = fine_tuning()
     job = t.wait(t.create().id)
     name = job.fine_tuned_model
@@ -310,10 +312,16 @@ def test_a_deleted_model_is_gone_with_its_files(fine_tuning: Callable[..., Any])
     assert (gone.id, gone.object, gone.deleted) == (f"{name}:ckpt-step-4", "model", True)
     assert t.analyze(f"{name}:ckpt-step-4").status_code == 404
     assert t.analyze(name).status_code == 200
+    assert [each.step_number for each in t.client.fine_tuning.jobs.checkpoints.list(job.id)] == [8]
+    # Another process on the same data loads it when it is asked for.
+    other = fine_tuning(data=t.data, jobs=False)
+    assert other.analyze(name).json()["adapter"] == name
     t.client.models.delete(name)
+    assert other.analyze(name).status_code == 404
     assert t.analyze(name).status_code == 404
     assert t.analyze(f"{name}:ckpt-step-8").status_code == 404
-    assert not list(t.data.rglob("adapter_config.json"))
+    assert not t.run_dir(job.id).exists()
+    assert t.client.fine_tuning.jobs.checkpoints.list(job.id).data == []
     assert [model.id for model in t.client.models.list()] == ["nano"]
     with pytest.raises(openai.NotFoundError):
         t.client.models.delete(name)

@@ -161,6 +161,20 @@ def test_a_server_that_stops_leaves_the_trainer_running_and_the_next_one_ends_th
     assert second.job(job_id)["fine_tuned_model"] in {model["id"] for model in models}
 
 
+def test_a_stream_of_events_ends_with_the_server(start: Callable[..., Process], manifest: Callable[..., bytes]) -> None:
+    server = start(jobs=False)
+    job_id = server.create(manifest(), steps=4, pause=0.01)
+    url = f"{server.url}/v1/fine_tuning/jobs/{job_id}/events"
+    with httpx.stream("GET", url, params={"stream": "true"}, timeout=60) as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("id: ftevent-")
+        server.popen.send_signal(signal.SIGTERM)
+        # Cut off in the middle, it would raise.
+        rest = list(lines)
+    assert "data: [DONE]" not in rest
+    server.stop()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_two_servers_on_one_database_share_the_jobs_and_run_none_twice(
     start: Callable[..., Process],
