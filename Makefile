@@ -9,7 +9,7 @@ DATA ?= ../shared/data
 BENCH_CLIP ?= emollama/assets/sample/sample.mp4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format serve train-nano bench clean
+.PHONY: help setup demo test test-slow check format serve train-nano finetune-demo bench bench-train clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ demo: $(STAMP)  ## analyse the bundled clip
 
 test: $(STAMP)  ## run the tests (CPU, no network)
 	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(STAMP)  ## run the tests that take longer
+	$(BIN)/python -m pytest -q -m slow
 
 check: $(STAMP)  ## what CI runs: format, lint, types, import contract, tests with coverage
 	$(BIN)/ruff format --check .
@@ -53,8 +56,14 @@ train-nano: $(STAMP)  ## retrain the embedded model from the raw data (hours on 
 	$(BIN)/emollama train nano_instruct --data $(DATA)
 	$(BIN)/emollama train nano_calibrate --data $(DATA)
 
+finetune-demo: $(STAMP)  ## fine-tune nano on EmoDB's boredom through the service; writes docs/logs/finetune-emodb.json
+	$(BIN)/python tools/finetune_emodb.py --data $(DATA) --unheard-voice --json docs/logs/finetune-emodb.json
+
 bench: $(STAMP)  ## measure latency, start-up and memory; writes docs/logs/bench.json
 	$(BIN)/emollama bench $(BENCH_CLIP) --json docs/logs/bench.json
+
+bench-train: $(STAMP)  ## measure training beside transformers' Trainer; writes docs/logs/bench-train.json
+	$(BIN)/emollama bench train --json docs/logs/bench-train.json
 
 clean:  ## remove caches and builds (keeps .venv and runs)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache htmlcov .coverage

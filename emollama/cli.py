@@ -39,6 +39,7 @@ _SUMMARIES = {
     "eval": "Score a model on a benchmark.",
     "score": "Score a file of predictions against a file of truth.",
     "bench": "Measure speed and where the time goes.",
+    "bench-train": "Measure training beside transformers' Trainer (also: bench train).",
 }
 _OK, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 
@@ -59,6 +60,8 @@ class LazyGroup(TyperGroup):
         return TyperCommand(name=cmd_name, help=_SUMMARIES.get(cmd_name, "Added by another package."))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if len(args) > 1 and _entry_point("-".join(args[:2])) is not None:  # `bench train` is the command bench-train
+            args = ["-".join(args[:2]), *args[2:]]
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and name not in self.commands:
             command = _load_command(name)
