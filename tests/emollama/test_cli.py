@@ -341,6 +341,6 @@ def test_asking_for_help_imports_nothing_heavy():
 
 
 def test_a_command_of_two_words_is_found_by_either_spelling():
-    both = [CliRunner().invoke(app, [*words, "--help"]).output for words in (["bench", "train"], ["bench-train"])]
+    both = [runner.invoke(cli.app, [*words, "--help"]).output for words in (["bench", "train"], ["bench-train"])]
     assert "Trainer" in both[0]
     assert both[0].splitlines()[2:] == both[1].splitlines()[2:]
