@@ -146,6 +146,11 @@ class EmoLlama(nn.Module):
         return packed.hidden_at(base_of(self.backbone), self.embed(batch), mask, wanted)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether this process holds every weight: not while FSDP2 or DeepSpeed's ZeRO-3 have them in parts."""
+        return not any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in self.parameters())
+
+    @property
     def can_pack(self) -> bool:
         """Whether the backbone is whole in this process and plain; else `hidden_at` runs it as it is."""
         from emollama.backbones import packed

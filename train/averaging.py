@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from train.trained_state import load_trained_state, trained_state
+from train.trained_state import like, load_trained_state, trained_state
 
 
 class AveragedWeights:
@@ -18,7 +18,7 @@ class AveragedWeights:
         self._model, self._decay = model, decay
         self.state: dict[str, Tensor] = {}
         if decay:
-            self.state = {name: value.detach().clone() for name, value in trained_state(model).items()}
+            self.state = {name: value.detach().clone() for name, value in trained_state(model, in_parts=True).items()}
 
     @torch.no_grad()
     def update(self, *, step: int) -> None:
@@ -26,7 +26,7 @@ class AveragedWeights:
         if not self.state:
             return
         decay = min(self._decay, (1 + step) / (10 + step))
-        for name, value in trained_state(self._model).items():
+        for name, value in trained_state(self._model, in_parts=True).items():
             if value.is_floating_point():
                 self.state[name].lerp_(value, 1.0 - decay)
             else:
@@ -35,7 +35,7 @@ class AveragedWeights:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint's average."""
         for name, tensor in state.items():
-            self.state[name].copy_(tensor)
+            self.state[name].copy_(like(tensor, self.state[name]))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -43,7 +43,7 @@ class AveragedWeights:
         if not self.state:
             yield
             return
-        current = {name: value.clone() for name, value in trained_state(self._model).items()}
+        current = {name: value.clone() for name, value in trained_state(self._model, in_parts=True).items()}
         load_trained_state(self._model, self.state)
         try:
             yield

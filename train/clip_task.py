@@ -385,7 +385,7 @@ class ClipTask:
         if replayed is not None:
             figures["replay_loss"] = replayed
         figures["loss"] = figures.get("nll", 0.0) + figures.get("replay_loss", 0.0)
-        self._judged = _fingerprint(model)
+        self._judged = _fingerprint(model) if emollama.is_whole else None
         self._outcome = Outcome(
             recipe=self.config.recipe,
             figures=figures,
@@ -433,10 +433,11 @@ class ClipTask:
         """Write the adapter, with the figures and the calibration of just these weights."""
         import torch
 
-        if self._judged != _fingerprint(model):  # the best weights are not those that were validated last
+        emollama: EmoLlama = model  # type: ignore[assignment]
+        # The best weights are not those that were validated last; sharded ones the loop validates before it exports.
+        if emollama.is_whole and self._judged != _fingerprint(model):
             with torch.no_grad():
                 self.validate(model)
-        emollama: EmoLlama = model  # type: ignore[assignment]
         self.trainee.export(emollama, folder, outcome=self._outcome)
 
 

@@ -43,6 +43,7 @@ from train.strategy import Strategy
 from train.task import Task
 from train.trackers import require_trackers, start_trackers
 from train.trained_state import (
+    gathered,
     load_optimizer_state,
     load_trained_state,
     optimizer_state,
@@ -118,13 +119,13 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
             partial = run_dir.begin_checkpoint(at.step)
         strategy.save_optimizer(partial)
         if strategy.is_sharded or strategy.is_main:
-            weights = trained_state(model)
+            weights, averaged = trained_state(model), gathered(average.state)
             tensors = optimizer_state(model, optimizer) if strategy.kind != "deepspeed" else {}
         if strategy.is_main:
             broken = [name for name, value in weights.items() if not bool(value.isfinite().all())]
             if broken:  # a loss that nobody looked at yet has spoilt the weights
                 raise not_finite(config, run_dir, f"{broken[0]} is not finite after step {at.step}")
-            run_dir.save(Checkpoint(model=weights, ema=average.state, optimizer=tensors, position=at), best=is_best)
+            run_dir.save(Checkpoint(model=weights, ema=averaged, optimizer=tensors, position=at), best=is_best)
         strategy.wait()
 
     def export(folder: Path) -> None:
@@ -252,6 +253,9 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
     if strategy.is_main:
         folder.mkdir(parents=True, exist_ok=True)
     prepared.eval()
+    if strategy.is_sharded and config.export == "best" and at.best_step != at.step:
+        with torch.no_grad():  # by all processes, so that what the task says of its export is said of these weights
+            prepared(task.validate)
     export(folder)
     run_dir.log("end", step=at.step, export=config.export, best=at.best,
                 **{k: round(v, 6) for k, v in at.metrics.items()})  # fmt: skip

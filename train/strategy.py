@@ -79,9 +79,7 @@ class Strategy:
             self.kind = "deepspeed"
         elif self.size > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
             self.kind = "fsdp2"
-        if self.is_sharded and config.ema_decay:
-            raise InputError(f"ema_decay is {config.ema_decay}; allowed with {self.kind}: 0", field="ema_decay")
-        self._host = None
+        self._host: Any = None
         if self.size > 1:
             self._host = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
 

@@ -58,7 +58,10 @@ class Task(Protocol):
         ...
 
     def export(self, model: nn.Module, folder: Path) -> None:
-        """Write the artefacts (safetensors, JSON) into ``folder``; of sharded weights only what is trained is there."""
+        """Write the artefacts (safetensors, JSON) into ``folder``.
+
+        Of sharded weights only what is trained is there, so the model cannot be run; `validate` has just been.
+        """
         ...
 
 

@@ -18,17 +18,25 @@ from torch.optim import Optimizer
 from emollama.errors import CheckpointError
 
 
-def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters with ``requires_grad`` (tied ones once) and kept buffers; what is not sharded is not copied."""
+def trained_state(model: nn.Module, *, in_parts: bool = False) -> dict[str, Tensor]:
+    """Return parameters with ``requires_grad`` (tied ones once) and kept buffers; what is not sharded is not copied.
+
+    ``in_parts`` leaves FSDP2's parts where they are; `gathered` puts them together.
+    """
     names = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with _whole(names, writes=False):
         # What ZeRO-3 puts together here is gone after this block.
-        state = {k: p.detach().clone() if hasattr(p, "ds_id") else _full(p.detach()) for k, p in names.items()}
+        state = {k: p.detach().clone() if hasattr(p, "ds_id") else p.detach() for k, p in names.items()}
     for prefix, module in model.named_modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and name not in module._non_persistent_buffers_set:
-                state[f"{prefix}.{name}" if prefix else name] = _full(buffer.detach())
-    return state
+                state[f"{prefix}.{name}" if prefix else name] = buffer.detach()
+    return state if in_parts else gathered(state)
+
+
+def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put the parts of a state together, in all processes at once."""
+    return {name: _full(tensor) for name, tensor in state.items()}
 
 
 @torch.no_grad()
@@ -49,7 +57,7 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             )
     with _whole(parameters, writes=True):
         for name, tensor in own.items():
-            tensor.copy_(_like(state[name], tensor))
+            tensor.copy_(like(state[name], tensor))
 
 
 def trained_state_names(model: nn.Module) -> set[str]:
@@ -94,7 +102,7 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, tensors: Mappin
         elif not tensor.is_floating_point():
             own = tensor.to(parameter.device)  # moments of 8 bits
         elif tensor.shape == parameter.shape:
-            own = _like(tensor, parameter)
+            own = like(tensor, parameter)
         elif tensor.ndim:
             own = tensor.to(parameter.device)
         else:
@@ -131,11 +139,11 @@ def _full(tensor: Tensor) -> Tensor:
     return tensor if full is None else cast(Tensor, full())
 
 
-def _like(tensor: Tensor, own: Tensor) -> Tensor:
-    """A whole tensor as the model holds ``own``: on its device, in its type, and sharded alike."""
+def like(tensor: Tensor, own: Tensor) -> Tensor:
+    """Return a tensor as the model holds ``own``: on its device, in its type, and sharded alike."""
     tensor = tensor.to(device=own.device, dtype=own.dtype)
     mesh = getattr(own, "device_mesh", None)
-    if mesh is None:
+    if mesh is None or hasattr(tensor, "device_mesh"):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 

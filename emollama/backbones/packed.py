@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
-def supports(llama: nn.Module) -> bool:
+def supports(llama: Any) -> bool:
     """Say whether a ``LlamaForCausalLM`` can be run by `hidden_at`: whole, plain, with transformers' own layers."""
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaForCausalLM
 

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from train.bench import app
 
+pytestmark = pytest.mark.slow  # transformers' Trainer takes long to import
+
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:

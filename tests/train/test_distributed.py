@@ -60,6 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     kills = ["loss:4", "fsync:9", "replace:6", "fsync:17", "loss:9"]
     kills += [f"time:{random.Random(5).uniform(0.1, 1.5):.2f}" for _ in range(2)]
+    averaged = ["ema_decay=0.8"]
     statuses = do(
         folder,
         {"run_dir": "single", "overrides": ["accumulate_steps=2"]},
@@ -68,13 +69,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"run_dir": "unkilled", "overrides": ["checkpoint_every_steps=3"]},
         {"run_dir": "killed", "overrides": ["checkpoint_every_steps=3"], "tries": [*kills, ""]},
         # One strategy begins, is killed, and another one goes on.
-        {"run_dir": "moved", "processes": 2, "environment": FSDP2, "tries": ["loss:7"]},
-        {"run_dir": "moved", "overrides": ["accumulate_steps=2"], "tries": ["loss:11"]},
-        {"run_dir": "moved", "processes": 2},
+        {"run_dir": "moved", "processes": 2, "environment": FSDP2, "tries": ["loss:7"], "overrides": averaged},
+        {"run_dir": "moved", "overrides": ["accumulate_steps=2", *averaged], "tries": ["loss:11"]},
+        {"run_dir": "moved", "processes": 2, "environment": FSDP2, "overrides": averaged},
+        {"run_dir": "unmoved", "overrides": ["accumulate_steps=2", *averaged]},
     )
     assert [set(each) for each in statuses[:4]] == [{0}] * 4
     assert statuses[4][:5] == [KILLED] * 5
-    assert [each[-1] for each in statuses[4:]] == [0, KILLED, KILLED, 0]
+    assert [each[-1] for each in statuses[4:]] == [0, KILLED, KILLED, 0, 0]
     return folder
 
 
@@ -106,7 +108,10 @@ def test_a_run_that_is_killed_again_and_again_follows_the_undisturbed_one(runs):
 
 
 def test_a_run_goes_on_under_another_strategy(runs):
-    assert_same_curve(runs / "single", runs / "moved", within=1e-5)
+    assert_same_curve(runs / "unmoved", runs / "moved", within=1e-5)  # with averaged weights, in parts and whole
+    averages = [load_file(runs / name / "checkpoints" / "last" / "ema.safetensors") for name in ("unmoved", "moved")]
+    for name, tensor in averages[0].items():
+        assert (averages[1][name] - tensor).abs().max() < 1e-5
     assert len(read_metrics(runs / "moved", events=["resume"])) == 2
 
 
