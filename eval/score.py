@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from eval.score_figures import Scored
 
 FORMAT = "emollama-score/1"
-CLUSTER_COLUMNS = ("speaker", "video")
+CLUSTER_COLUMNS = ("speaker", "video", "group")
 
 app = typer.Typer(help="Score a file of predictions against a file of truth.", add_completion=False)
 

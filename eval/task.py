@@ -22,9 +22,13 @@ Asks = Literal["label", "labels", "open", "affect", "series", "choice", "rationa
 class Item:
     """One thing to be judged: a clip (or words alone), and what is true of it.
 
-    ``gold`` is plain JSON: a label, a list of words, ``{"valence": .., "arousal": ..}``, a list of flags, a share for
-    each label. ``clip`` is a file to read (between ``start`` and ``end`` seconds), ``load`` makes the clip instead.
-    ``group`` is the speaker or the video: items of one group are drawn together by the bootstrap.
+    ``gold`` is plain JSON: a label, a list of words, ``{"valence": .., "arousal": ..}``, a share for each label, the
+    letter of a choice. Of a series it is ``{"frames": names, "times": seconds from the item's start, "values": [...]}``
+    with a label, an affect or a list of flags for each frame. Where a class comes with a valence it is ``{"label": ..,
+    "valence": ..}`` on the data set's scale, and ``meta["valence_limit"]`` is what 1.0 is there.
+
+    ``clip`` is a file to read (between ``start`` and ``end`` seconds), ``load`` makes the clip instead. ``group`` is
+    the speaker or the video: items of one group are drawn together by the bootstrap.
     """
 
     id: str
@@ -49,7 +53,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A figure that somebody else reported: ``value`` of ``figure`` (a figure of the score task) and where it stands."""
+    """A figure that somebody else reported: ``value`` of ``figure`` (one of the score task) and where it stands."""
 
     system: str
     figure: str
@@ -64,8 +68,8 @@ class EvalTask:
 
     ``score`` names the rules of `eval.score_tasks.SCORE_TASKS`; ``items(data, split)`` yields what is judged and raises
     `DatasetError` that says what is missing and where to get it; ``asks`` is how a model is asked (`eval.ask`);
-    ``labels`` is the closed set that the model is given, in the data set's words; ``instruction`` is put as the question
-    to models that take one; ``modalities`` are those that items can have.
+    ``labels`` is the closed set that the model is given, in the data set's words; ``instruction`` is put as the
+    question to models that take one; ``modalities`` are those that items can have.
     """
 
     name: str
