@@ -13,5 +13,16 @@ DATASETS: Mapping[str, str] = MappingProxyType(
         "goemotions": "emollama.datasets.goemotions",
         "xed": "emollama.datasets.xed",
         "emobank": "emollama.datasets.emobank",
+        "mer": "emollama.datasets.mer",
+        "mafw": "emollama.datasets.mafw",
+        "meld": "emollama.datasets.meld",
+        "iemocap": "emollama.datasets.iemocap",
+        "cremad": "emollama.datasets.cremad",
+        "ravdess": "emollama.datasets.ravdess",
+        "affectnet": "emollama.datasets.affectnet",
+        "aff_wild2": "emollama.datasets.aff_wild2",
+        "cexpr": "emollama.datasets.cexpr",
+        "vidmimic": "emollama.datasets.vidmimic",
+        "multiple_choice": "emollama.datasets.multiple_choice",
     }
 )
