@@ -7,6 +7,7 @@ checkpoint is made every second step, an adapter is exported every fourth. The s
     diverge      ends with an error of its own
     stubborn     does not listen to SIGTERM
     hollow       exports an adapter without weights
+    waits        stops after the eleventh step until there is a file "go" in the run directory
     frugal       keeps the adapters of two checkpoints
     orphan       leaves a process behind when it is killed
 """
@@ -82,6 +83,9 @@ else:
 loss = 1.0 / max(1, step)
 while step < total and not stopped:
     time.sleep(pause)
+    if mode == "waits" and step == 11 and not (run / "go").exists():
+        time.sleep(0.01)
+        continue
     step += 1
     loss = 1.0 / step
     seconds_left = pause * (total - step)

@@ -113,7 +113,7 @@ def test_events_come_in_order_page_by_page_and_as_a_stream(fine_tuning: Callable
 
 def test_a_running_job_tells_how_far_it_is(fine_tuning: Callable[..., Any], wait_until: Callable[..., None]) -> None:
     t = fine_tuning()
-    job = t.create(steps=400, pause=0.05)
+    job = t.create(steps=20, suffix="waits")
     t.wait(job.id, "running")
     wait_until(lambda: t.job(job.id).estimated_finish is not None and t.job(job.id).trained_tokens)
     told = t.job(job.id)
@@ -132,7 +132,7 @@ def test_a_job_is_cancelled_and_its_checkpoints_stay(
     fine_tuning: Callable[..., Any], wait_until: Callable[..., None], is_alive: Callable[[int], bool]
 ) -> None:
     t = fine_tuning()
-    job = t.create(steps=500, pause=0.02)
+    job = t.create(steps=20, suffix="waits")
     wait_until(lambda: t.client.fine_tuning.jobs.checkpoints.list(job.id).data != [])
     (pid,) = t.starts(job.id)
     t.client.fine_tuning.jobs.cancel(job.id)
@@ -163,14 +163,15 @@ def test_a_job_is_paused_and_goes_on_where_it_stopped(
     fine_tuning: Callable[..., Any], wait_until: Callable[..., None], is_alive: Callable[[int], bool]
 ) -> None:
     t = fine_tuning()
-    job = t.create(steps=60, pause=0.02)
-    wait_until(lambda: any(message.startswith("Step 3/") for message in t.messages(job.id)))
+    job = t.create(steps=60, suffix="waits")
+    wait_until(lambda: any(message.startswith("Step 11/") for message in t.messages(job.id)))
     t.client.fine_tuning.jobs.pause(job.id)
     t.wait(job.id, "paused")
     (pid,) = t.starts(job.id)
     assert not is_alive(pid)
     assert t.client.fine_tuning.jobs.pause(job.id).status == "paused"
     assert (t.run_dir(job.id) / "checkpoints" / "last").is_symlink()
+    t.go(job.id)
     assert t.client.fine_tuning.jobs.resume(job.id).status in ("queued", "running")
     assert t.wait(job.id).status == "succeeded"
     messages = t.messages(job.id)
@@ -196,9 +197,10 @@ def test_a_killed_trainer_is_started_again_from_its_checkpoint(
     fine_tuning: Callable[..., Any], wait_until: Callable[..., None], kill: Callable[[int], None]
 ) -> None:
     t = fine_tuning()
-    job = t.create(steps=60, pause=0.02)
-    wait_until(lambda: any(message.startswith("Step 5/") for message in t.messages(job.id)))
+    job = t.create(steps=60, suffix="waits")
+    wait_until(lambda: any(message.startswith("Step 11/") for message in t.messages(job.id)))
     kill(t.starts(job.id)[0])
+    t.go(job.id)
     done = t.wait(job.id)
     assert done.status == "succeeded"
     messages = t.messages(job.id)

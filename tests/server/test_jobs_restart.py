@@ -40,11 +40,11 @@ class Process:
             assert time.monotonic() < end
             time.sleep(0.05)
 
-    def create(self, content: bytes, *, steps: int, pause: float) -> str:
+    def create(self, content: bytes, *, steps: int = 40, suffix: str | None = None) -> str:
         files = {"file": ("train.jsonl", content)}
         file = httpx.post(f"{self.url}/v1/files", files=files, data={"purpose": "fine-tune"}, timeout=30).json()
-        chosen = {"n_epochs": 1, "batch_size": steps, "learning_rate_multiplier": pause}
-        body = {"model": "nano", "training_file": file["id"], "hyperparameters": chosen}
+        chosen = {"n_epochs": 1, "batch_size": steps, "learning_rate_multiplier": 0.005}
+        body = {"model": "nano", "training_file": file["id"], "hyperparameters": chosen, "suffix": suffix}
         answer = httpx.post(f"{self.url}/v1/fine_tuning/jobs", json=body, timeout=30)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
@@ -88,6 +88,11 @@ def starts(tmp_path: Path, job_id: str) -> list[int]:
     return [int(line.split()[1]) for line in log.read_text().splitlines()] if log.is_file() else []
 
 
+def go(tmp_path: Path, job_id: str) -> None:
+    """Let a job go on that was created with the suffix "waits" and has done eleven steps."""
+    (tmp_path / "data" / "jobs" / job_id / "go").touch()
+
+
 def losses(messages: list[str]) -> list[str]:
     return [text.partition("loss=")[2] for text in messages if text.startswith("Step ")]
 
@@ -104,17 +109,18 @@ def test_a_server_that_is_killed_finds_its_trainer_again(
     tmp_path: Path,
 ) -> None:
     first = start()
-    job_id = first.create(manifest(), steps=60, pause=0.04)
-    wait_until(lambda: has_step(first, job_id, 3))
+    job_id = first.create(manifest(), suffix="waits")
+    wait_until(lambda: has_step(first, job_id, 11))
     (pid,) = starts(tmp_path, job_id)
     first.kill()
     assert is_alive(pid)
     second = start()
     assert second.job(job_id)["status"] == "running"
+    go(tmp_path, job_id)
     wait_until(lambda: second.job(job_id)["status"] == "succeeded", seconds=60)
     # One trainer from the beginning to the end, and every step told once.
     assert starts(tmp_path, job_id) == [pid]
-    assert losses(second.messages(job_id)) == [f"{1 / step:.4f}" for step in range(1, 61)]
+    assert losses(second.messages(job_id)) == [f"{1 / step:.4f}" for step in range(1, 41)]
 
 
 def test_server_and_trainer_are_killed_and_the_job_goes_on_from_its_checkpoint(
@@ -125,10 +131,11 @@ def test_server_and_trainer_are_killed_and_the_job_goes_on_from_its_checkpoint(
     tmp_path: Path,
 ) -> None:
     first = start()
-    job_id = first.create(manifest(), steps=40, pause=0.03)
-    wait_until(lambda: has_step(first, job_id, 5))
+    job_id = first.create(manifest(), suffix="waits")
+    wait_until(lambda: has_step(first, job_id, 11))
     first.kill()
     kill(starts(tmp_path, job_id)[0])
+    go(tmp_path, job_id)
     second = start()
     wait_until(lambda: second.job(job_id)["status"] == "succeeded", seconds=60)
     assert len(starts(tmp_path, job_id)) == 2
@@ -146,24 +153,25 @@ def test_a_server_that_stops_leaves_the_trainer_running_and_the_next_one_ends_th
 ) -> None:
     # So long a lease that only one that was given back can be taken in time.
     first = start(job_lease_seconds=600)
-    job_id = first.create(manifest(), steps=20, pause=0.04)
-    wait_until(lambda: has_step(first, job_id, 2))
+    job_id = first.create(manifest(), suffix="waits")
+    wait_until(lambda: has_step(first, job_id, 11))
     (pid,) = starts(tmp_path, job_id)
     first.stop()
     assert is_alive(pid)
     # The training ends while no server is there.
+    go(tmp_path, job_id)
     wait_until(lambda: not is_alive(pid), seconds=60)
     second = start(job_lease_seconds=600)
     wait_until(lambda: second.job(job_id)["status"] == "succeeded", seconds=60)
     assert starts(tmp_path, job_id) == [pid]
-    assert len(losses(second.messages(job_id))) == 20
+    assert len(losses(second.messages(job_id))) == 40
     models = httpx.get(f"{second.url}/v1/models", timeout=30).json()["data"]
     assert second.job(job_id)["fine_tuned_model"] in {model["id"] for model in models}
 
 
 def test_a_stream_of_events_ends_with_the_server(start: Callable[..., Process], manifest: Callable[..., bytes]) -> None:
     server = start(jobs=False)
-    job_id = server.create(manifest(), steps=4, pause=0.01)
+    job_id = server.create(manifest(), steps=4)
     url = f"{server.url}/v1/fine_tuning/jobs/{job_id}/events"
     with httpx.stream("GET", url, params={"stream": "true"}, timeout=60) as response:
         lines = response.iter_lines()
@@ -187,7 +195,7 @@ def test_two_servers_on_one_database_share_the_jobs_and_run_none_twice(
     if backend == "postgresql":
         settings["database_url"] = os.environ["TEST_POSTGRES_URL"]
     servers = (start(**settings), start(**settings))
-    made = [servers[index % 2].create(manifest(), steps=6, pause=0.02) for index in range(6)]
+    made = [servers[index % 2].create(manifest(), steps=6) for index in range(6)]
     for job_id in made:
         wait_until(lambda job_id=job_id: servers[0].job(job_id)["status"] == "succeeded", seconds=60)
         assert servers[1].job(job_id) == servers[0].job(job_id)
@@ -203,14 +211,14 @@ def test_a_server_takes_over_when_the_lease_of_another_runs_out(
     start: Callable[..., Process], manifest: Callable[..., bytes], wait_until: Callable[..., None], tmp_path: Path
 ) -> None:
     first = start()
-    job_id = first.create(manifest(), steps=60, pause=0.04)
-    wait_until(lambda: has_step(first, job_id, 2))
+    job_id = first.create(manifest(), suffix="waits")
+    wait_until(lambda: has_step(first, job_id, 11))
     second = start()
     first.popen.send_signal(signal.SIGSTOP)
-    time.sleep(LEASE_SECONDS)
+    go(tmp_path, job_id)
     wait_until(lambda: has_step(second, job_id, 30), seconds=60)
     # The sleeper wakes up, finds that the job is another's, and changes nothing.
     first.popen.send_signal(signal.SIGCONT)
     wait_until(lambda: second.job(job_id)["status"] == "succeeded", seconds=60)
     assert len(starts(tmp_path, job_id)) == 1
-    assert losses(second.messages(job_id)) == [f"{1 / step:.4f}" for step in range(1, 61)]
+    assert losses(second.messages(job_id)) == [f"{1 / step:.4f}" for step in range(1, 41)]
