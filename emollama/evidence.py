@@ -386,7 +386,7 @@ def check_rationale(
         if not any(abs(float(time) - value) <= 0.051 for value in measured)
     )
     for source in SOURCES:
-        if not cues.present[source] and _claimed(prose, source):
+        if not cues.present[source] and speaks_of(prose, source):
             problems.append(f"The rationale speaks of the {source}, which the clip does not have.")
     return problems
 
@@ -433,9 +433,13 @@ def _normal(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def _claimed(prose: str, source: Source) -> bool:
+def mentions(text: str, source: Source) -> bool:
+    """Say whether a text names a modality or what belongs to it: a smile is of the face, a pitch of the voice."""
+    return re.search(rf"\b(?:{_MENTIONS[source]})\b", text, flags=re.IGNORECASE) is not None
+
+
+def speaks_of(prose: str, source: Source) -> bool:
     """Say whether a clause mentions the modality without denying it."""
-    mention = re.compile(rf"\b(?:{_MENTIONS[source]})\b", flags=re.IGNORECASE)
     for sentence in re.split(r"(?<=[.!?])\s+", _IN_WORDS.sub("", prose)):
         if _HYPOTHETICAL.search(sentence):
             continue
@@ -444,7 +448,7 @@ def _claimed(prose: str, source: Source) -> bool:
             denied = _NEGATED.search(clause) is not None
             # "no face, voice or words": the denial reaches over the rest of a short list
             short = len(clause.split()) <= 4
-            if mention.search(clause) and not (denied or (denied_before and short)):
+            if mentions(clause, source) and not (denied or (denied_before and short)):
                 return True
             denied_before = denied or (denied_before and short)
     return False
