@@ -19,6 +19,7 @@ from typing import Any
 
 from emollama.errors import DatasetError, InputError
 from emollama.types import Clip, Transcript
+from eval.ask import give
 from eval.corruptions import CLEAN, CORRUPTIONS, Noises, find_corruption
 from eval.corruptions.words import delete_words
 from eval.task import EvalTask, Item
@@ -99,32 +100,14 @@ def corrupt(item: Item, drawn: Draw, *, noises: Noises | None = None) -> Item:
     if drawn.level == CLEAN:
         return item
     meta = {**item.meta, "corruption": drawn.corruption, "level": drawn.level}
-    transcript = item.transcript
-    if find_corruption(drawn.corruption).modality == "text" and transcript is not None:
-        left = delete_words(Transcript(text=transcript), drawn.parameters)
-        transcript = None if left is None else left.text
-    if item.clip is None and item.load is None:
-        return dataclasses.replace(item, transcript=transcript, meta=meta)
+    if find_corruption(drawn.corruption).modality == "text" and item.transcript is not None:
+        left = delete_words(Transcript(text=item.transcript), drawn.parameters)
+        return dataclasses.replace(item, transcript=None if left is None else left.text, meta=meta)
 
     def load() -> Clip:
-        return corrupt_clip(read_item(item), drawn, noises=noises)
+        return corrupt_clip(give(item).clip, drawn, noises=noises)
 
-    return dataclasses.replace(item, clip=None, load=load, start=None, end=None, transcript=transcript, meta=meta)
-
-
-def read_item(item: Item) -> Clip:
-    """Return an item's clip, from its file between its times or as the item makes it; its transcript goes along."""
-    from emollama.media import read_clip
-
-    transcript = None
-    if item.transcript is not None and item.transcript.strip():
-        transcript = Transcript(text=item.transcript, language=item.language)
-    if item.load is not None:
-        clip = item.load()
-        return clip if transcript is None else dataclasses.replace(clip, transcript=transcript)
-    if item.clip is None:
-        return Clip(name=item.id, seconds=0.0, transcript=transcript)
-    return read_clip(item.clip, start=item.start, end=item.end, transcript=transcript)
+    return dataclasses.replace(item, clip=None, load=load, start=None, end=None, meta=meta)
 
 
 def sweep(
