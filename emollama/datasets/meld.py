@@ -61,8 +61,9 @@ def read(data: Path, *, split: str = "test") -> tuple[Record, ...]:
                 label=label,
                 transcript=words or None,
                 language="en",
-                group=f"dia{int(dialogue)}",
-                meta={"speaker": table.text(row, "speaker"), **({} if file else {"clip": "missing in the release"})},
+                # Dialogues are numbered anew in each split.
+                group=f"{split}/dia{int(dialogue)}",
+                meta={"character": table.text(row, "speaker"), **({} if file else {"clip": "missing in the release"})},
             )
         )
     if missing:
