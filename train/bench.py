@@ -166,7 +166,7 @@ def build_task(manifest: Path | None, *, folder: Path, batch_size: int, samples:
             Sample(id=str(index), transcript=_words(rng), label=rng.choice(NANO_LABELS)) for index in range(samples)
         ]
         write_manifest(manifest, rows)
-    options = replace(recipe.task, manifest=str(manifest), cache=str(folder / "features"), valid_share=0.0)
+    options = replace(recipe.task, manifest=str(manifest), valid_share=0.0)
     task: ClipTask = replace(recipe, batch_size=batch_size, seed=seed, task=options).task.build(
         replace(recipe, batch_size=batch_size, seed=seed)
     )

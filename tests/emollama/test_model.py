@@ -110,6 +110,34 @@ def test_gradients_reach_lora_and_projectors_only() -> None:
         assert (parameter.grad is not None) == ("lora_" in name or name.startswith("projectors")), name
 
 
+@pytest.mark.parametrize("kind", ["linear", "mlp", "resampler"])
+def test_every_projector_gets_a_gradient_in_the_same_order_whatever_streams_a_batch_has(kind: str) -> None:
+    """Processes that train together hold different streams and have to reduce the same gradients in one order."""
+    model = make_model(lora=True, kind=kind).train()
+    order: list[str] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda _, name=name: order.append(name))
+    seen = {}
+    for streams in ((), ("face",), ("voice",), ("voice", "face")):
+        ids = torch.tensor([[1, 7, 8, 9, 10, 5, 6, 7, 8]])
+        features = {}
+        for stream, (placeholder, width, at) in {"face": (FACE, 6, 1), "voice": (VOICE, 4, 5)}.items():
+            if stream in streams:
+                ids[0, at : at + (3 if kind == "resampler" else 1)] = placeholder
+                tokens = torch.randn(1, width)
+                features[stream] = [tokens] if kind == "resampler" else tokens
+        batch = ModelBatch(input_ids=ids, features={name: features[name] for name in streams}, labels=ids)
+        order.clear()
+        model.zero_grad()
+        model.answer_loss(batch)[0].backward()
+        seen[streams] = tuple(order)
+        for stream, projector in model.projectors.items():
+            assert all(p.grad is not None for p in projector.parameters())
+            assert any(p.grad.abs().max() > 0 for p in projector.parameters()) == (stream in streams)
+    assert len(set(seen.values())) == 1
+
+
 def test_a_resampler_gives_its_queries_whatever_the_length() -> None:
     model = make_model(kind="resampler")
     clips = [torch.randn(2, 6), torch.randn(9, 6)]
