@@ -40,13 +40,23 @@ class Figures:
         self._unseen.clear()
         return min(steps, default=None)
 
-    def take(self, strategy: Strategy) -> dict[str, float]:
-        """Return the means over all processes since the last call, in the order in which they came."""
+    def pending(self, strategy: Strategy) -> dict[str, tuple[float, float]]:
+        """Return what has been added since the last `take`, over all processes: name -> (sum, weight)."""
         mine = {name: (float(total), self._weights[name]) for name, total in self._sums.items()}
-        self._sums, self._weights = {}, {}
         total: dict[str, tuple[float, float]] = {}
         for part in strategy.gather(mine):
             for name, (value, weight) in part.items():
                 before = total.get(name, (0.0, 0.0))
                 total[name] = (before[0] + value, before[1] + weight)
+        return total
+
+    def restore(self, pending: Mapping[str, tuple[float, float]]) -> None:
+        """Go on from what a checkpoint held; on one process alone, since it is the sum of all."""
+        self._sums = {name: value for name, (value, _) in pending.items()}
+        self._weights = {name: weight for name, (_, weight) in pending.items()}
+
+    def take(self, strategy: Strategy) -> dict[str, float]:
+        """Return the means over all processes since the last call, in the order in which they came."""
+        total = self.pending(strategy)
+        self._sums, self._weights = {}, {}
         return {name: value / weight for name, (value, weight) in total.items()}

@@ -111,6 +111,10 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
         recipe=config.recipe, epochs=config.epochs, total_steps=total_steps, step=at.step, shows=strategy.is_main
     )
 
+    figures = Figures()
+    if strategy.is_main:
+        figures.restore(at.figures)
+
     def is_finished() -> bool:
         return at.step >= total_steps or (config.patience is not None and at.stale >= config.patience)
 
@@ -118,6 +122,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
         with strategy.main_first():
             partial = run_dir.begin_checkpoint(at.step)
         strategy.save_optimizer(partial)
+        at.figures = figures.pending(strategy)
         if strategy.is_sharded or strategy.is_main:
             weights, averaged = trained_state(model), gathered(average.state)
             tensors = optimizer_state(model, optimizer) if strategy.kind != "deepspeed" else {}
@@ -171,7 +176,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
             logger.info("no better %s for %d validations: stopping", config.monitor_name, at.stale)
 
     stopped = False
-    figures, clock, saved_at = Figures(), Clock(), time.monotonic()
+    clock, saved_at = Clock(), time.monotonic()
     with _stop_signal() as stop, display, explained_memory(config):
         epoch = at.epoch
         if at.validation_due:

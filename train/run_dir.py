@@ -44,7 +44,8 @@ class Position:
 
     ``validation_due``: the step's validation is still to be done. ``stale`` counts validations since the ``best`` one,
     which was at ``best_step``; ``metrics`` are the last one's. ``batches_per_step`` is ``accumulate_steps`` times the
-    number of processes, ``log_bytes`` the length of ``metrics.jsonl``.
+    number of processes, ``log_bytes`` the length of ``metrics.jsonl``, ``figures`` what the next ``step`` line is to
+    hold of the steps so far (name -> sum and weight).
     """
 
     step: int = 0
@@ -57,6 +58,7 @@ class Position:
     metrics: dict[str, float] = field(default_factory=dict)
     batches_per_step: int = 1
     log_bytes: int = 0
+    figures: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

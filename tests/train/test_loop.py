@@ -564,3 +564,15 @@ def test_a_tracker_whose_package_is_absent_is_named_before_anything_is_written(t
     with pytest.raises(DependencyError, match="pip install wandb"):
         run(config_in(tmp_path / "run", trackers=("wandb",)), Toy(Options()))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_line_that_a_stop_falls_into_is_still_the_mean_over_all_its_steps(tmp_path):
+    """Six steps a line, stopped in the middle of one: a resumed run logs what the straight one does."""
+    straight = config_in(tmp_path / "straight", log_every_steps=6)
+    run(straight, Toy(Options()))
+    config = config_in(tmp_path / "stopped", log_every_steps=6)
+    assert run(config, Toy(Options(interrupt_at=15))).interrupted
+    run(config, Toy(Options()), resume=True)
+    expected = {line["step"]: line["loss"] for line in events(tmp_path / "straight", "step")}
+    found = {line["step"]: line["loss"] for line in events(tmp_path / "stopped", "step")}
+    assert found == pytest.approx(expected, abs=1e-6)
