@@ -48,10 +48,14 @@ class Service:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        environment = {
-            **os.environ, "OMP_NUM_THREADS": "1", "EMOLLAMA_PORT": str(self.port),
-            "EMOLLAMA_DATA_DIR": str(self.folder), "EMOLLAMA_JOB_LEASE_SECONDS": "3", "EMOLLAMA_JOB_POLL_SECONDS": "0.1", "EMOLLAMA_ORG": "acme",
-        }  # fmt: skip
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "EMOLLAMA_PORT": str(self.port),
+            "EMOLLAMA_DATA_DIR": str(self.folder),
+            "EMOLLAMA_JOB_LEASE_SECONDS": "3",
+            "EMOLLAMA_JOB_POLL_SECONDS": "0.1",
+            "EMOLLAMA_ORG": "acme",
+        }
         with (self.folder.parent / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "emollama.cli", "serve"], cwd=ROOT, env=environment, stdout=log, stderr=log
