@@ -3,7 +3,8 @@
 Compared are the items with the manifest that the model was trained with (named by the user, or found beside an
 adapter's run) and with the task's own training splits. The same clip is the same bytes (of a file, within an
 overlapping stretch) or the same decoded pictures and sound; the same person is the same speaker name. Either stops the
-run unless it is allowed by name. The same words alone are no leak, since people say "thank you" everywhere; they are counted and said.
+run unless it is allowed by name. The same words alone are no leak, since people say "thank you" everywhere; they are
+counted and said.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 The scoring is that of ``emollama score`` to the letter: a run writes ``predictions.csv`` and ``gold.csv`` and scores
 these files, so that anybody can score them again without a model. An item that failed, or whose reply could not be
-read, is ``unparseable`` there; one that the model has no opinion on is ``abstained``. Where numbers are wanted there is no such
-word: such an item is answered by what is worth nothing, the middle of the scale or the wrong sign, and the row says so.
+read, is ``unparseable`` there; one that the model has no opinion on is ``abstained``. Where numbers are wanted there
+is no such word: the item is answered by what is worth nothing, the middle of the scale or the wrong sign, and the
+report says how many were.
 """
 
 from __future__ import annotations

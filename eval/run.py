@@ -12,7 +12,8 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,13 +210,13 @@ def _ask_item(
         return
     read_seconds = time.perf_counter() - started
     if whole is None:
-        whole = _ask(lambda: model.answer(given, task), item, modalities_of(given.clip), before=read_seconds)
+        whole = _ask(partial(model.answer, given, task), item, modalities_of(given.clip), before=read_seconds)
         yield ANSWERS, whole
     for variant in missing:
         record = shortcut(given, variant, whole)
         if record is None:
-            shown = keep(given, variant.kept)
-            record = _ask(lambda shown=shown: model.answer(shown, task), item, variant.kept, before=0.0)  # type: ignore[misc]
+            ask = partial(model.answer, keep(given, variant.kept), task)
+            record = _ask(ask, item, variant.kept, before=0.0)
         yield ABLATION, record
 
 
@@ -251,8 +252,6 @@ def _failed(item: Item, error: BaseException, seconds: float, *, given: tuple[st
 
 
 def _as_variant(record: Record, variant: Variant) -> Record:
-    from dataclasses import replace
-
     return replace(record, given=variant.kept, seconds=0.0)
 
 
