@@ -167,8 +167,7 @@ def _stopping() -> Iterator[threading.Event]:
     event = threading.Event()
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda *_: event.set())
+        previous = {s: signal.signal(s, lambda *_: event.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield event
     finally:

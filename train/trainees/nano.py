@@ -72,7 +72,9 @@ class NanoTrainee:
         seen = self._reader.understand(clip)
         cues = {} if seen.cues is None else dataclasses.asdict(seen.cues)
         facts = {"cues": {name: cues.get(name) for name in ("face", "voice", "words", "still")}}
-        return Reading(tokens=dict(seen.features), facts=facts, seconds=clip.seconds)
+        return Reading(
+            tokens={str(name): part for name, part in seen.features.items()}, facts=facts, seconds=clip.seconds
+        )
 
     def present(self, sample: Sample, reading: Reading) -> tuple[str, ...]:
         there = [source for source in SOURCES if source in reading.tokens]
@@ -291,7 +293,7 @@ class NanoTrainee:
         from emollama.tensors import write_json
 
         folder.mkdir(parents=True, exist_ok=True)
-        save_lora(model.backbone, folder, dtype=torch.float16, base_name=self.assets.name)  # type: ignore[arg-type]
+        save_lora(model.backbone, folder, dtype=torch.float16, base_name=self.assets.name)
         model.save_projectors(folder / "projectors.safetensors", dtype=torch.float16)
         write_json(folder / "calibration.json", self._calibration(outcome).to_json_dict())
         info = AdapterInfo(
