@@ -100,7 +100,7 @@ AU = EvalTask(
     asks="series",
     labels=aff_wild2.ACTION_UNITS,
     instruction="Which of these action units are active in each frame?",
-    modalities=("visual",),
+    modalities=("visual", "audio"),
     published=(
         _published("au_f1", "HSEmotion, EmotiEffNet-B0, smoothed", 0.5457, f"{_CHOSEN}; thresholds too"),
         _published("au_f1", "HSEmotion, EmotiEffNet-B0", 0.5367, f"{_CHOSEN}; thresholds too"),

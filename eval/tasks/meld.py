@@ -41,7 +41,7 @@ TASK = EvalTask(
     notes=(
         "A turn is judged alone: the turns before it are not given, while most published systems see them. Several "
         "people are often in the picture, and the one that speaks is not marked. The hit rates that MER-UniBench "
-        "prints for MELD are another figure (see score task unibench_hit). Turns of one dialogue are drawn together. The main "
-        "characters speak in every split, as published: a model trained on MELD has heard them."
+        "prints for MELD are another figure (see score task unibench_hit). Turns of one dialogue are drawn together. "
+        "The main characters speak in every split, as published: a model trained on MELD has heard them."
     ),
 )

@@ -319,7 +319,10 @@ def emobench_m(root: Path, media: Any) -> None:
     studio = Studio(root, media)
     studio.video("clips/a.mp4", "clips/b.mp4")
     rows = [
-        {"id": "q1", "question": "How does he feel?", "choices": ["happy", "sad"], "answer": "sad", "clip": "clips/a.mp4"},
+        {
+            "id": "q1", "question": "How does he feel?", "choices": ["happy", "sad"], "answer": "sad",
+            "clip": "clips/a.mp4",
+        },
         {
             "id": "q2", "question": "Why does she laugh?", "choices": {"A": "a joke", "B": "fear", "C": "habit"},
             "answer": "c", "clip": "clips/b.mp4", "transcript": "Well, ha.", "language": "en", "group": "film 2",
@@ -372,6 +375,29 @@ def goemotions(root: Path, media: Any) -> None:
         {"id": "b", "text": "go away, thanks", "labels": ["anger", "gratitude"]},
     ]
     _parquet(root / "text" / "goemotions-dev.parquet", rows)
+
+
+# ---- word lists ---------------------------------------------------------------------------------------------------
+
+
+def wheel_lists(folder: Path) -> Path:
+    """Write emotion wheels of two sectors, five times the same; every word is its own form and has one synonym."""
+    import openpyxl
+
+    def sheet(name: str, rows: Sequence[Sequence[str | None]]) -> None:
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.active.append(list(row))
+        book.save(folder / name)
+
+    for number in range(1, 6):
+        rows = [("Happy", "Glad", "Merry"), (None, "Calm", "Mild"), ("Sad", "Low", "Blue")]
+        sheet(f"wheel{number}.xlsx", [("level1", "level2", "level3"), *rows])
+    words = ("happy", "glad", "merry", "calm", "mild", "sad", "low", "blue")
+    header = [f"{kind}_run{run}" for run in range(1, 9) for kind in ("word", "synonym")]
+    sheet("synonym.xlsx", [header, *([word, f"{word}ish"] * 8 for word in words)])
+    (folder / "format.csv").write_text("\n".join(["name,format", *(f"{word},{word}ly" for word in words)]), "utf-8")
+    return folder
 
 
 # ---- what must be found -------------------------------------------------------------------------------------------

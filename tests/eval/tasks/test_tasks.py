@@ -1,10 +1,10 @@
-"""Every registered task: what it finds in a miniature of its data set, what it says of itself, and a whole run."""
+"""Every registered task: what it finds in a miniature of its data set, what it says of itself."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,28 +15,13 @@ from eval.tasks import TASKS, describe_task, load_task
 from tests.eval.tasks.miniatures import MINIATURES
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
-    return {}
-
-
-@pytest.fixture
-def data(name: str, built: dict[Any, Path], tmp_path_factory: pytest.TempPathFactory, media: type) -> Path:
-    """The miniature of a task's data set, built once for the tasks that share it."""
-    build = MINIATURES[name].build
-    if build not in built:
-        built[build] = tmp_path_factory.mktemp(build.__name__)
-        build(built[build], media)
-    return built[build]
-
-
 def test_every_task_has_a_miniature() -> None:
     assert sorted(MINIATURES) == sorted(TASKS)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_yields_what_its_data_set_holds(name: str, data: Path) -> None:
-    task = load_task(name)
+def test_a_task_yields_what_its_data_set_holds(name: str, miniature: Callable[[str], Path]) -> None:
+    task, data = load_task(name), miniature(name)
     assert task.split in MINIATURES[name].expected
     for split, expected in MINIATURES[name].expected.items():
         assert split in task.splits
