@@ -2,7 +2,8 @@
 
 The shipped runtime itself gives the scores. Single modalities are fitted on the natural validation sets (even rows of
 FER+ valid and GoEmotions dev, the out-of-fold EmoDB recordings of one speaker whom the instruct stage left out),
-subsets of several on composed samples of the same rows. The odd rows and the other speaker are for `emollama eval`.
+subsets of several on composed samples of the same rows. The odd rows and the other speaker are for
+`emollama eval part composed`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Write nano's model card and calibration plot from the logs in ``docs/logs``; a figure without a log cannot appear.
 
-Each log is a report of ``emollama eval TASK --json`` (or of the calibration); its own command stands beside its figures.
+Each log is a report of ``emollama eval part NAME --json`` (or of the calibration); its own command stands beside its figures.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _recall_table(result: Mapping[str, Any]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(
-            f"{path} is not there; write it with `emollama eval {path.stem} --json {path}`", field="logs"
+            f"{path} is not there; write it with `emollama eval part {path.stem} --json {path}`", field="logs"
         )
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return document

@@ -31,7 +31,7 @@ def write_logs(folder: Path) -> None:
     }
     folder.mkdir()
     for name, result in results.items():
-        (folder / f"{name}.json").write_text(json.dumps({"command": f"emollama eval {name}", "result": result}))
+        (folder / f"{name}.json").write_text(json.dumps({"command": f"emollama eval part {name}", "result": result}))
     fitted = {"abstain_below": 0.31, "alone_weight": 0.1, "confidence_bands": {"medium": 0.55, "high": 0.8}}
     document = {"fitted": fitted, "reliability": {"face": reliability(7), "all": reliability(7)}}
     (folder / "calibration.json").write_text(json.dumps(document))
@@ -42,7 +42,7 @@ def test_every_figure_of_the_card_comes_from_a_log_beside_its_command(tmp_path: 
     (tmp_path / "assets").mkdir()
     card = write_card(logs=tmp_path / "logs", assets=tmp_path / "assets", plot=tmp_path / "images" / "plot.png")
     text = card.read_text()
-    for figure in ("0.8765", "0.7654", "0.5432", "0.043", "0.31", "`emollama eval composed`"):
+    for figure in ("0.8765", "0.7654", "0.5432", "0.043", "0.31", "`emollama eval part composed`"):
         assert figure in text
     assert "| recall | 0.250 |" in text
     assert (tmp_path / "images" / "plot.png").read_bytes().startswith(b"\x89PNG")
@@ -51,5 +51,5 @@ def test_every_figure_of_the_card_comes_from_a_log_beside_its_command(tmp_path: 
 def test_a_missing_log_stops_the_card_and_names_the_command(tmp_path: Path) -> None:
     write_logs(tmp_path / "logs")
     (tmp_path / "logs" / "composed.json").unlink()
-    with pytest.raises(DatasetError, match="emollama eval composed"):
+    with pytest.raises(DatasetError, match="emollama eval part composed"):
         write_card(logs=tmp_path / "logs", assets=tmp_path, plot=tmp_path / "plot.png")
