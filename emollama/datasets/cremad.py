@@ -19,6 +19,7 @@ SOURCE = Source(title="CREMA-D", home="https://github.com/CheyneyComputerScience
 EMOTIONS = {
     "ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happiness", "NEU": "neutral", "SAD": "sadness",
 }  # fmt: skip
+ACTORS = frozenset(str(number) for number in range(1001, 1092))
 SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
 LEVELS = ("LO", "MD", "HI", "XX", "X")
 EXPECTED = "AudioWAV/ with files such as 1001_DFA_ANG_XX.wav"
@@ -31,7 +32,7 @@ def parse_name(stem: str) -> tuple[str, str, str, str]:
         raise SOURCE.error(f"{stem!r} has {len(parts)} fields between underscores; expected: 4", field="file")
     actor, sentence, emotion, level = parts
     checks = (
-        ("actor", actor, actor.isdecimal() and 1001 <= int(actor) <= 1091, "1001 to 1091"),
+        ("actor", actor, actor in ACTORS, "1001 to 1091"),
         ("sentence", sentence, sentence in SENTENCES, ", ".join(SENTENCES)),
         ("emotion", emotion, emotion in EMOTIONS, ", ".join(EMOTIONS)),
         ("level", level, level in LEVELS, ", ".join(LEVELS)),

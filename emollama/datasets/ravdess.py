@@ -41,7 +41,7 @@ def parse_name(stem: str) -> tuple[int, ...]:
         raise SOURCE.error(f"{stem!r} has {len(parts)} numbers between dashes; expected: {len(_FIELDS)}", field="file")
     numbers = []
     for position, (part, (name, most)) in enumerate(zip(parts, _FIELDS, strict=True), start=1):
-        if len(part) != 2 or not part.isdecimal() or not 1 <= int(part) <= most:
+        if len(part) != 2 or not (part.isascii() and part.isdecimal()) or not 1 <= int(part) <= most:
             raise SOURCE.error(
                 f"{stem!r}, position {position} ({name}) is {part!r}; allowed: 01 to {most:02d}", field="file"
             )
