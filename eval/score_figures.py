@@ -114,7 +114,8 @@ def score_classes(
         values["ece"] = metrics.calibration_error(confidence, is_right, num_bins=NUM_BINS)
         names += ["ece"]
         by_index["aurc"] = lambda index: metrics.area_under_risk_coverage(confidence[index], is_right[index])
-        details["reliability"] = metrics.reliability(confidence, is_right, num_bins=NUM_BINS).tolist()
+        rows = metrics.reliability(confidence, is_right, num_bins=NUM_BINS).tolist()
+        details["reliability"] = [[None if np.isnan(value) else value for value in row] for row in rows]  # empty bins
     recall = metrics.per_class_recall(truth, predicted, num_classes=size)
     f1 = metrics.per_class_f1(truth, predicted, num_classes=size)
     return Scored(
