@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from emollama.datasets import cremad, iemocap, ravdess
+from emollama.datasets import cremad, emodb, iemocap, ravdess
 from emollama.errors import DatasetError
 
 
@@ -101,6 +101,37 @@ def test_the_turns_of_iemocap(name: str, speaker: str) -> None:
 def test_a_wrong_turn_in_iemocap(name: str) -> None:
     with pytest.raises(DatasetError, match=rf"x\.txt:3: turn '{name}'; expected: .*Ses05F_impro01_M003"):
         iemocap.parse_turn(name, where="x.txt:3")
+
+
+@pytest.mark.parametrize(
+    ("stem", "said"),
+    [
+        ("03a01W", "has 6 characters; expected: 7"),
+        ("04a01Wa", r"position 1 to 2 \(speaker\) is '04'; allowed: 03, 08"),
+        ("03a03Wa", r"position 3 to 5 \(sentence\) is 'a03'"),
+        ("03a01Xa", r"position 6 \(emotion\) is 'X'; allowed: W, L, E, A, F, T, N"),
+        ("03a01W1", r"position 7 \(version\) is '1'"),
+    ],
+)
+def test_a_wrong_name_in_emodb(stem: str, said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        emodb.parse_name(stem)
+
+
+def test_the_release_of_emodb_is_read_from_its_files(tmp_path: Path, media: Any) -> None:
+    folder = tmp_path / "wav"
+    folder.mkdir()
+    with pytest.raises(DatasetError, match=r"holds no recording; expected: files such as 03a01Wa\.wav"):
+        emodb.read(tmp_path)
+    for stem in ("16b10Tb", "03a01Wa", "12a05Ld"):
+        media.wav(folder / f"{stem}.wav", seconds=0.2)
+    found = emodb.read(tmp_path)
+    assert [(one.name, one.speaker, one.sentence, one.emotion) for one in found] == [
+        ("03a01Wa", "03", "a01", "anger"),
+        ("16b10Tb", "16", "b10", "sadness"),
+    ]
+    assert found[0].audio.seconds == pytest.approx(0.2, abs=0.02)
+    assert len(emodb.read(tmp_path, with_boredom=True)) == 3
 
 
 @pytest.mark.parametrize("read", [ravdess.read, cremad.read, iemocap.read])
