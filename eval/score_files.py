@@ -24,6 +24,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "labels": ("labels", "openset"),
     "valence": ("valence", "val"),
     "groups": ("groups",),
+    "text": ("text", "reason", "reasons", "rationale", "description"),
 }
 UNPARSEABLE = ("", "unparseable")
 ABSTAINED = ("abstain", "abstained")

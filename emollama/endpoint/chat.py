@@ -33,7 +33,14 @@ _HOPELESS = frozenset({401, 402, 403, 404, 405})
 
 
 class EndpointError(EmoLlamaError):
-    """This request could not be answered; another may be, and this one may be later."""
+    """This request could not be answered; another may be, and this one may be later.
+
+    ``status`` is the HTTP status that ended it, ``None`` where there was no answer.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, field=field)
+        self.status = status
 
 
 class EndpointUnusableError(EndpointError):
@@ -222,9 +229,12 @@ class ChatEndpoint:
                             f"{options.url} refused model {options.model!r}: {said}; check the URL, the model's "
                             f"name and the key in {KEY_VARIABLE}",
                             field="base_url",
+                            status=response.status_code,
                         )
                     if response.status_code not in _AGAIN and response.status_code < 500:
-                        raise EndpointError(f"{options.url} refused the request: {said}", field="base_url")
+                        raise EndpointError(
+                            f"{options.url} refused the request: {said}", field="base_url", status=response.status_code
+                        )
                     wait = _retry_after(response.headers.get("Retry-After"))
             if wait is not None and wait > options.longest_retry_after_seconds:
                 raise EndpointError(

@@ -181,6 +181,7 @@ def test_a_refused_request_fails_alone(tmp_path: Path, endpoint: Any) -> None:
     with pytest.raises(EndpointError, match="refused the request: status 400") as raised:
         ask(tmp_path, endpoint.url).complete(PROMPT, seed=0)
     assert not isinstance(raised.value, EndpointUnusableError)
+    assert raised.value.status == 400
 
 
 def test_a_stopped_run_does_not_wait(tmp_path: Path, endpoint: Any) -> None:
