@@ -23,6 +23,12 @@ _VALIDATIONS = 10
 _TRUSTED = 200
 
 
+def passes_of(num_samples: int) -> tuple[int, int]:
+    """Return (epochs, batch size) for so many training samples."""
+    size = min(num_samples, _LARGEST_BATCH, max(_SMALLEST_BATCH, num_samples // 6))
+    return min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(_PASSES / max(1, num_samples)))), max(1, size)
+
+
 def choose(
     config: TrainConfig,
     *,
@@ -38,12 +44,10 @@ def choose(
     size = _number(batch_size, "batch_size", most=256)
     epochs = _number(n_epochs, "n_epochs", most=200)
     multiplier = _number(learning_rate_multiplier, "learning_rate_multiplier", least=1e-3, most=100.0)
-    if size is None:
-        size = min(_LARGEST_BATCH, max(_SMALLEST_BATCH, num_samples // 6))
-    if epochs is None:
-        epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(_PASSES / num_samples)))
+    own_epochs, own_size = passes_of(num_samples)
+    epochs = own_epochs if epochs is None else epochs
     changed: dict[str, Any] = {
-        "batch_size": min(int(size), num_samples),
+        "batch_size": own_size if size is None else min(int(size), num_samples),
         "epochs": int(epochs),
         "validate_every_epochs": max(1, round(epochs / _VALIDATIONS)),
     }

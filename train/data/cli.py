@@ -35,8 +35,12 @@ def validate(
         str | None, typer.Option(help="The label set: comma-separated, or a set's name such as mer.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    epochs: Annotated[int, typer.Option(help="For the cost: epochs of training.")] = 3,
-    batch_size: Annotated[int, typer.Option(help="For the cost: samples a step.")] = 16,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="For the cost: epochs of training; default: what a job would choose.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="For the cost: samples a step; default: what a job would choose.")
+    ] = None,
     time_encoding: Annotated[
         bool, typer.Option("--time", help="For the cost: encode three clips with nano and measure.")
     ] = False,
@@ -169,8 +173,8 @@ def show(
 def _validated(
     source: Path,
     labels: str | None,
-    epochs: int,
-    batch_size: int,
+    epochs: int | None,
+    batch_size: int | None,
     workers: int,
     *,
     time_encoding: bool,
@@ -186,8 +190,6 @@ def _validated(
         raise InputError(f"{source} is not a file; give a manifest or a bundle", field="source")
     if other is not None and not other.is_file():
         raise InputError(f"--validates {other} is not a file; give the manifest that is trained on", field="validates")
-    if epochs < 1 or batch_size < 1:
-        raise InputError("--epochs and --batch-size begin at 1", field="epochs")
     options: dict[str, Any] = {
         "labels": None if labels is None else parse_label_set(labels),
         "count_tokens": nano_tokens(),
@@ -200,7 +202,7 @@ def _validated(
     except BundleError:
         is_bundle = True
     if not is_bundle:
-        options["speed"] = _measured(source) if time_encoding else None
+        options["speed"] = _measured(source, batch_size) if time_encoding else None
     elif time_encoding:
         raise InputError("--time has no effect on a bundle; unpack it first", field="time")
     with _progress("reading clips") as tick:
@@ -217,14 +219,14 @@ def _validated(
             return validate_upload(source, Path(scratch) / "data", progress=tick, **options)
 
 
-def _measured(source: Path) -> Any:
-    """Time the encoding of a few clips with the embedded model, when the manifest can be read at all."""
+def _measured(source: Path, batch_size: int | None) -> Any:
+    """Time a few encodings and steps of the embedded model, when the manifest can be trained on at all."""
     from emollama.errors import DatasetError
     from emollama.manifest import read_manifest
     from train.data.timing import time_nano
 
     try:
-        return time_nano(read_manifest(source))
+        return time_nano(read_manifest(source), batch_size=batch_size)
     except DatasetError:
         return None  # the report says what is wrong with it
 

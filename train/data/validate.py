@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from emollama.errors import DatasetError
 from emollama.labels import canonical
 from emollama.manifest import MANIFEST_VERSION, ManifestHeader, Row, describe, is_header, iter_rows
+from train.auto import passes_of
 from train.data.bundle import BundleError, unpack
 from train.data.clip_checks import Probe, Progress, check_clips, probe_clip, probe_clips
 from train.data.codes import CODES
-from train.data.cost import Cost, CountTokens, Speed, size_of
+from train.data.cost import Cost, CountTokens, Size, Speed, size_of
 from train.data.limits import BundleLimits, DataLimits
 from train.data.report import Findings, Report
 from train.data.row_checks import Facts, RowChecker, did_you_mean
@@ -35,8 +36,8 @@ def validate(
     workers: int = 2,
     progress: Progress | None = None,
     count_tokens: CountTokens | None = None,
-    epochs: int = 1,
-    batch_size: int = 1,
+    epochs: int | None = None,
+    batch_size: int | None = None,
     speed: Speed | None = None,
     name: str | None = None,
 ) -> Report:
@@ -45,8 +46,9 @@ def validate(
     ``labels`` is the label set (it goes before the header's). ``validates`` is the report of the file that is trained
     on, when this one only validates it: then nothing is asked of its classes, its rows of split valid (without any:
     all) count, and they may not hold a speaker or a clip of the other. ``progress`` hears (done, total) while clips are
-    read. ``count_tokens``, ``epochs``, ``batch_size`` and ``speed`` say how the cost is told. ``name`` is what the
-    report calls the file (default: its name). Raises only for arguments, and what ``probe`` raises.
+    read. ``count_tokens``, ``epochs``, ``batch_size`` (default: what a job would choose) and ``speed`` say how the
+    cost is told. ``name`` is what the report calls the file (default: its name). Raises only for arguments, and what
+    ``probe`` raises.
     """
     limits = limits or DataLimits()
     manifest = Path(manifest)
@@ -70,9 +72,14 @@ def validate(
     size = size_of(samples, seconds=seconds, count_tokens=count_tokens)
     return findings.report(
         summary=summarize(rows, clips),
-        cost=Cost(size=size, epochs=epochs, batch_size=batch_size, speed=speed) if samples else None,
+        cost=_cost(size, epochs, batch_size, speed) if samples else None,
         seen=trained_on(findings.file, rows, clips),
     )
+
+
+def _cost(size: Size, epochs: int | None, batch_size: int | None, speed: Speed | None) -> Cost:
+    own_epochs, own_size = passes_of(size.train_samples)
+    return Cost(size=size, epochs=epochs or own_epochs, batch_size=batch_size or own_size, speed=speed)
 
 
 def validate_upload(

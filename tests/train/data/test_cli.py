@@ -78,7 +78,7 @@ def test_bundles_are_checked_and_nothing_is_left(tmp_path: Path, monkeypatch) ->
     [
         (("validate", "no.jsonl"), "no.jsonl is not a file"),
         (("validate", "{sound}", "--labels", "joy"), "labels holds 1 names; allowed: 2 to 64"),
-        (("validate", "{sound}", "--epochs", "0"), "begin at 1"),
+        (("validate", "{sound}", "--epochs", "0"), "greater than or equal to 1"),
         (("split", "{sound}"), "has splits already; --overwrite divides it anew"),
         (("split", "{sound}", "--valid", "2"), "has splits already"),
         (("split", "{sound}", "--overwrite", "--valid", "2"), "valid is 2.0; allowed: 0 to below 1"),
@@ -209,7 +209,10 @@ def test_clips_can_be_timed(tmp_path: Path, monkeypatch) -> None:
     from train.data import timing
     from train.data.cost import Speed
 
-    monkeypatch.setattr(timing, "time_nano", lambda manifest: Speed(seconds_per_stretch=0.25, num_encoded=3))
+    def measured(manifest, *, batch_size):
+        return Speed(seconds_per_stretch=0.25, num_encoded=3, seconds_per_step=0.5)
+
+    monkeypatch.setattr(timing, "time_nano", measured)
     code, out, _ = call("validate", d.sound(tmp_path), "--time")
     assert (code, "encoding about 2 s (measured on 3)" in out) == (0, True)
     code, _, err = call("validate", d.bundle(tmp_path / "b"), "--time")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emollama.errors import InputError
-from emollama.manifest import Manifest, ManifestMessage, Sample, read_manifest, write_manifest
+from emollama.manifest import ManifestMessage, Sample, read_manifest, write_manifest
 from train.data.cost import Cost, Size, Speed, measure_encoding, measure_step, nano_tokens, size_of
 from train.data.timing import time_nano
 
@@ -86,10 +86,13 @@ def test_nano_is_really_timed(tmp_path: Path, media) -> None:
     assert speed.num_encoded == 2
     assert speed.seconds_per_stretch is not None
     assert speed.seconds_per_stretch > 0
-    assert (
-        time_nano(Manifest(path=tmp_path / "x.jsonl", samples=(Sample(id="a", transcript="x", label="joy"),)))
-        == Speed()
-    )
+    assert speed.seconds_per_step is None  # a tone is no voice: there is nothing to take a step on
+    words = [Sample(id=str(n), transcript=f"well {n}", label=("joy", "fear")[n % 2]) for n in range(4)]
+    write_manifest(tmp_path / "words.jsonl", words)
+    speed = time_nano(read_manifest(tmp_path / "words.jsonl"), num=2, batch_size=2)
+    assert (speed.seconds_per_stretch, speed.num_encoded) == (None, 0)
+    assert speed.seconds_per_step is not None
+    assert speed.seconds_per_step > 0
 
 
 def test_tokens_are_those_of_nanos_renderer() -> None:
