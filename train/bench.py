@@ -10,9 +10,10 @@ the recipe ``instruct`` writes them. What the features hold does not change the 
 
 from __future__ import annotations
 
-import json
 import platform
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ import typer
 
 from emollama.errors import EmoLlamaError
 from emollama.labels import NANO_LABELS
+from emollama.tensors import write_json
+from train.run_dir import environment
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,7 +65,6 @@ class TrainBench:
     ours_final_loss: float
     trainer_final_loss: float
     largest_loss_difference: float
-    torch: str
     transformers: str
     peft: str
     machine: str
@@ -75,7 +77,7 @@ def bench(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 16,
     repetitions: Annotated[int, typer.Option(min=1, help="Runs of each, in turns; medians are reported.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
-    output: Annotated[Path | None, typer.Option(help="Also write the figures there as JSON.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Also write the figures there as JSON.")] = None,
 ) -> None:
     """Compare the loop with transformers' Trainer and PEFT on the same batches."""
     try:
@@ -86,7 +88,8 @@ def bench(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     if output is not None:
-        output.write_text(json.dumps(asdict(result), indent=2) + "\n")
+        document = {"command": shlex.join(["emollama", *sys.argv[1:]]), **environment(), **asdict(result)}
+        write_json(output, document)
     typer.echo(table(result))
 
 
@@ -125,7 +128,6 @@ def compare(
         ours_final_loss=mine[-1],
         trainer_final_loss=theirs[-1],
         largest_loss_difference=max(abs(a - b) for a, b in zip(mine, theirs, strict=True)),
-        torch=torch.__version__,
         transformers=transformers.__version__,
         peft=peft.__version__,
         machine=f"{platform.system()} {platform.machine()}",

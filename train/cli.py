@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,8 @@ def train(
     except EmoLlamaError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
+    if os.environ.get("RANK", "0") != "0":  # of several processes one says how it went
+        return
     figures = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
     if result.interrupted:
         typer.echo(f"stopped at step {result.steps}; go on with --resume  {figures}")

@@ -101,7 +101,7 @@ class RunDir:
             self._cut_torn_line()
         else:
             self.is_new = True
-            _write_json(self.path / "environment.json", _environment())
+            _write_json(self.path / "environment.json", {"run_id": secrets.token_hex(8), **environment()})
             _write_json(file, document)
 
     @property
@@ -244,7 +244,8 @@ def _write_json(file: Path, document: Mapping[str, Any]) -> None:
     os.replace(partial, file)
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Return the git revision of the code and the versions that a result depends on."""
     git = shutil.which("git")
     revision = ""
     if git:
@@ -252,5 +253,4 @@ def _environment() -> dict[str, Any]:
             [git, "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
         )
         revision = done.stdout.strip()
-    versions = {"git_revision": revision, "python": platform.python_version(), "torch": torch.__version__}
-    return {"run_id": secrets.token_hex(8), **versions}
+    return {"git_revision": revision, "python": platform.python_version(), "torch": torch.__version__}

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow  # transformers' Trainer takes long to import
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:
     output = tmp_path_factory.mktemp("bench") / "bench.json"
-    arguments = ["--steps", "3", "--batch-size", "4", "--repetitions", "1", "--threads", "1", "--output", str(output)]
+    arguments = ["--steps", "3", "--batch-size", "4", "--repetitions", "1", "--threads", "1", "--json", str(output)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     return json.loads(output.read_text()), done.output

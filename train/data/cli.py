@@ -36,10 +36,10 @@ def validate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="For the cost: epochs of training; default: what a job would choose.")
+        int | None, typer.Option(help="For the cost: epochs of training; default: what a job would choose.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="For the cost: samples a step; default: what a job would choose.")
+        int | None, typer.Option(help="For the cost: samples a step; default: what a job would choose.")
     ] = None,
     time_encoding: Annotated[
         bool, typer.Option("--time", help="For the cost: encode three clips with nano and measure.")
@@ -190,6 +190,8 @@ def _validated(
         raise InputError(f"{source} is not a file; give a manifest or a bundle", field="source")
     if other is not None and not other.is_file():
         raise InputError(f"--validates {other} is not a file; give the manifest that is trained on", field="validates")
+    if (epochs is not None and epochs < 1) or (batch_size is not None and batch_size < 1):
+        raise InputError("--epochs and --batch-size begin at 1", field="epochs")
     options: dict[str, Any] = {
         "labels": None if labels is None else parse_label_set(labels),
         "count_tokens": nano_tokens(),

@@ -78,7 +78,7 @@ def test_bundles_are_checked_and_nothing_is_left(tmp_path: Path, monkeypatch) ->
     [
         (("validate", "no.jsonl"), "no.jsonl is not a file"),
         (("validate", "{sound}", "--labels", "joy"), "labels holds 1 names; allowed: 2 to 64"),
-        (("validate", "{sound}", "--epochs", "0"), "greater than or equal to 1"),
+        (("validate", "{sound}", "--epochs", "0"), "begin at 1"),
         (("split", "{sound}"), "has splits already; --overwrite divides it anew"),
         (("split", "{sound}", "--valid", "2"), "has splits already"),
         (("split", "{sound}", "--overwrite", "--valid", "2"), "valid is 2.0; allowed: 0 to below 1"),
