@@ -6,7 +6,7 @@ gave labels out after the challenge), clips in ``video-unlabeled-with-test2noise
 ``check-openset.csv`` (name, openset) for the open vocabulary. 2025: ``track2_test.csv`` (name, openset; unverified) and
 the training tables ``track2_train_ovmerd.csv``, ``track2_train_mercaptionplus.csv``, clips in ``video``.
 MERBench's processed form is read as well: ``label-6way.npz`` with ``video/``. EMER: ``gt-eng.csv`` (names, emotions,
-subtitles, reasons) of version 1, with the clips of MER2023.
+subtitles, reasons) of version 1, with the clips of MER2023. OV-MERD+: ``ovlabel.csv``, ``subtitle_eng.csv``, ``video``.
 
 Only clips that a label table names are judged, however many the folder holds. Words come from
 ``subtitle_chieng.csv``, ``label-transcription.csv`` or ``transcription-engchi-polish.csv`` when one is there; a clip
@@ -33,6 +33,7 @@ MER2023 = Source(
 )
 MER2024 = Source(title="MER2024", home="https://github.com/zeroQiaoba/MERTools/tree/master/MER2024 (agreement by mail)")
 MER2025 = Source(title="MER2025", home="https://huggingface.co/datasets/MERChallenge/MER2025 (CC BY-NC 4.0)")
+OVMERD = Source(title="OV-MERD+", home="https://github.com/zeroQiaoba/AffectGPT (MER-UniBench, ovmerdplus-process)")
 EMER = Source(title="EMER", home="https://github.com/zeroQiaoba/AffectGPT (EMER), with the clips of MER2023")
 _COLUMNS = {
     "name": ("names",),
@@ -137,5 +138,5 @@ def _media(data: Path, source: Source, folders: Iterable[str]) -> Path:
 
 
 def _words(data: Path, source: Source) -> dict[str, Spoken]:
-    path = next((data / name for name in TRANSCRIPT_FILES if (data / name).is_file()), None)
+    path = next((data / name for name in (*TRANSCRIPT_FILES, "subtitle_eng.csv") if (data / name).is_file()), None)
     return {} if path is None else read_transcripts(path, prefer="zh")

@@ -41,6 +41,11 @@ TASKS: Mapping[str, str] = MappingProxyType(
         "abaw_ce": "eval.tasks.abaw:CE",
         "abaw_emi": "eval.tasks.abaw:EMI",
         "emobench_m": "eval.tasks.emobench_m:TASK",
+        "unibench_mer2023": "eval.tasks.unibench:MER2023",
+        "unibench_mer2024": "eval.tasks.unibench:MER2024",
+        "unibench_meld": "eval.tasks.unibench:MELD",
+        "unibench_iemocap": "eval.tasks.unibench:IEMOCAP",
+        "ovmerd": "eval.tasks.unibench:OVMERD",
     }
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,13 @@ def mer2025(root: Path, media: Any) -> None:
     studio.text("track2_test.csv", "name,openset", "a_1,\"['happy','low']\"", "a_2,\"['blue']\"")
     studio.text("track2_train_ovmerd.csv", "name,openset", "a_3,\"['mild']\"")
     studio.text("subtitle_chieng.csv", "name,chinese,english", "a_1,你好,Hello", "a_2,,")
+
+
+def ovmerd(root: Path, media: Any) -> None:
+    studio = Studio(root, media)
+    studio.video("video/o_1.mp4", "video/o_2.mp4")
+    studio.text("ovlabel.csv", "name,openset", "o_1,\"['happy', 'merry']\"", "o_2,\"['blue']\"")
+    studio.text("subtitle_eng.csv", "name,english", "o_1,Hello", "o_2,")
 
 
 def emer(root: Path, media: Any) -> None:
@@ -381,7 +388,7 @@ def goemotions(root: Path, media: Any) -> None:
 
 
 def wheel_lists(folder: Path) -> Path:
-    """Write emotion wheels of two sectors, five times the same; every word is its own form and has one synonym."""
+    """Write emotion wheels of five sectors, five times the same; every word is its own form and has one synonym."""
     import openpyxl
 
     def sheet(name: str, rows: Sequence[Sequence[str | None]]) -> None:
@@ -391,9 +398,10 @@ def wheel_lists(folder: Path) -> Path:
         book.save(folder / name)
 
     for number in range(1, 6):
-        rows = [("Happy", "Glad", "Merry"), (None, "Calm", "Mild"), ("Sad", "Low", "Blue")]
+        rows = [("Happy", "Glad", "Merry"), (None, "Joy", "Mild"), ("Sad", "Low", "Blue"), ("Angry", "Mad", "Cross")]
+        rows += [("Surprise", "Amazed", "Stunned"), ("Neutral", "Calm", "Even")]
         sheet(f"wheel{number}.xlsx", [("level1", "level2", "level3"), *rows])
-    words = ("happy", "glad", "merry", "calm", "mild", "sad", "low", "blue")
+    words = sorted({word.lower() for row in rows for word in row if word})
     header = [f"{kind}_run{run}" for run in range(1, 9) for kind in ("word", "synonym")]
     sheet("synonym.xlsx", [header, *([word, f"{word}ish"] * 8 for word in words)])
     (folder / "format.csv").write_text("\n".join(["name,format", *(f"{word},{word}ly" for word in words)]), "utf-8")
@@ -407,7 +415,7 @@ def _gold(label: str, valence: float) -> dict[str, Any]:
     return {"label": label, "valence": valence}
 
 
-MINIATURES: Mapping[str, Miniature] = {
+_CLOSED: Mapping[str, Miniature] = {
     "mer2023_multi": Miniature(
         build=mer2023,
         expected={
@@ -687,4 +695,31 @@ MINIATURES: Mapping[str, Miniature] = {
             )
         },
     ),
+    "ovmerd": Miniature(
+        build=ovmerd,
+        expected={
+            "test": (
+                Expected(id="o_1", gold=["happy", "merry"], clip="video/o_1.mp4", transcript="Hello"),
+                Expected(id="o_2", gold=["blue"], clip="video/o_2.mp4"),
+            )
+        },
+    ),
+}
+
+
+def _with_bare_labels(name: str, split: str) -> Miniature:
+    """Return a miniature for the task that asks for words about the same clips."""
+    bare = [
+        replace(wanted, gold=wanted.gold["label"] if isinstance(wanted.gold, Mapping) else wanted.gold)
+        for wanted in _CLOSED[name].expected[split]
+    ]
+    return Miniature(build=_CLOSED[name].build, expected={split: bare})
+
+
+MINIATURES: Mapping[str, Miniature] = {
+    **_CLOSED,
+    "unibench_mer2023": _with_bare_labels("mer2023_multi", "test1"),
+    "unibench_mer2024": _with_bare_labels("mer2024_semi", "test1"),
+    "unibench_meld": _with_bare_labels("meld", "test"),
+    "unibench_iemocap": _with_bare_labels("iemocap", "session5"),
 }

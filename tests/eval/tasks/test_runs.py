@@ -40,6 +40,8 @@ class Fake:
         truth = item.gold["values"] if task.asks == "series" else item.gold
         if not self.is_right:
             truth = [_wrong(value, task) for value in truth] if task.asks == "series" else _wrong(truth, task)
+        elif SCORE_TASKS[task.score].kind == "hit":
+            truth = [truth, "merry"]  # a wrong word beside the right one costs nothing
         return Answer(prediction={"text": "So it appears.", "labels": truth} if task.asks == "rationale" else truth)
 
 
@@ -64,7 +66,7 @@ def _wrong(truth: Any, task: EvalTask) -> Any:
 def test_a_whole_run(name: str, miniature: Callable[[str], Path], lists: Path, tmp_path: Path) -> None:
     task, data = load_task(name), miniature(name)
     rules = SCORE_TASKS[task.score]
-    score = ScoreSettings(num_resamples=20, wheel=lists if rules.kind == "wheel" else None)
+    score = ScoreSettings(num_resamples=20, wheel=lists if rules.kind in ("wheel", "hit") else None)
     options = EvalOptions(ablate=False, score=score)
     figures = {}
     for is_right in (True, False):
@@ -76,6 +78,7 @@ def test_a_whole_run(name: str, miniature: Callable[[str], Path], lists: Path, t
         rows = sum(len(wanted.gold["frames"]) if task.asks == "series" else 1 for wanted in expected)
         assert run["n"] == rows
         figures[is_right] = run["figures"][rules.primary]["value"]
+        assert {published.figure for published in task.published} <= set(run["figures"])  # what can stand beside them
         assert set(model.given) == {wanted.id for wanted in expected}
         for given in model.given.values():
             assert given  # every item has something to go by
@@ -87,5 +90,5 @@ def test_a_whole_run(name: str, miniature: Callable[[str], Path], lists: Path, t
         frames = [frame for wanted in expected for frame in wanted.gold["frames"]] if task.asks == "series" else None
         assert names == (frames or [wanted.id for wanted in expected])
     assert figures[True] > figures[False]
-    if rules.primary in ("waf", "war", "score", "ew", "emoval", "ccc", "pearson"):
+    if rules.primary in ("waf", "war", "score", "ew", "emoval", "ccc", "pearson", "hit", "ew_level1"):
         assert figures[True] == pytest.approx(1.0)

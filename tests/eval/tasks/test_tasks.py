@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,9 +47,6 @@ def test_a_task_says_what_it_is_and_fits_its_scoring(name: str) -> None:
         assert set(task.labels) == set(rules.labels)
     for published in task.published:
         assert published.source
-        assert re.fullmatch("waf|war|uar|macro_f1|emoval|mse|score|ew|ccc|au_f1|pearson|accuracy", published.figure), (
-            published
-        )
         assert published.figure == "mse" or 0 < published.value < 1
 
 
