@@ -204,11 +204,16 @@ class Analyzer:
         limits: MediaLimits | None = None,
         cancelled: Callable[[], bool] | None = None,
         asr: str | None = None,
+        quote: bool = True,
     ) -> Understanding:
-        """Read and judge a clip without saying anything yet; `answer` questions about it, as many as wanted."""
+        """Read and judge a clip without saying anything yet; `answer` questions about it, as many as wanted.
+
+        ``quote=False`` does not look for the words that carry the verdict: the judgement is the same and comes sooner,
+        for those who want no sentences.
+        """
         return self._understand(
             _Clock(cancelled), source, name=name, transcript=transcript, labels=labels, language=language,
-            limits=limits, asr=asr, all_tracks=False,
+            limits=limits, asr=asr, all_tracks=False, find_quote=quote,
         )  # fmt: skip
 
     def answer(self, seen: Understanding, question: str, *, cancelled: Callable[[], bool] | None = None) -> str:
@@ -241,6 +246,7 @@ class Analyzer:
         limits: MediaLimits | None,
         asr: str | None,
         all_tracks: bool,
+        find_quote: bool = True,
     ) -> Understanding:
         asked = None if labels is None else parse_label_set(labels)
         given = _transcript(transcript, language=language)
@@ -273,7 +279,8 @@ class Analyzer:
                 return Understanding(
                     clip=clip, tracks=tracks, readings=(), voice=None, transcript=words,
                     emotion=Emotion(label=None, confidence=even, abstained=True, scores=dict.fromkeys(names, even)),
-                    cues=None, prefix=None, features={}, open_vocabulary=(), affect=Affect(valence=None, arousal=None, source=None),
+                    cues=None, prefix=None, features={}, open_vocabulary=(),
+                    affect=Affect(valence=None, arousal=None, source=None),
                     evidence={"visual": (), "audio": (), "text": ()}, asked=asked,
                     warnings=(*warnings, _NOTHING),
                     timings_ms=clock.total(),
@@ -281,7 +288,9 @@ class Analyzer:
             with clock.stage("prefill"):
                 judged = self._judge.judge(used, asked or self.labels)
                 segments = () if face is None else ev.segments_of(face, until=clip.seconds)
-                quote = None if words is None else self._judge.quote(words.text, judged.words_label)
+                quote = None
+                if words is not None and find_quote:
+                    quote = self._judge.quote(words.text, judged.words_label)
                 cues = self._cues(judged, clip, segments, voice, quote, present=tuple(used))
         items: dict[Modality, tuple[Evidence, ...]] = {
             "visual": () if face is None else ev.face_evidence(face, segments),

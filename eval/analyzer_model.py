@@ -19,6 +19,7 @@ import numpy as np
 
 from emollama.errors import InputError
 from emollama.labels import GOEMOTIONS_28, canonical
+from emollama.prompt import DEFAULT_QUESTION
 from eval.ask import LETTERS, Answer, Given
 from eval.series import affect_at, labels_at
 from eval.task import EvalTask
@@ -152,7 +153,7 @@ class AnalyzerModel:
         item = given.item
         if not 2 <= len(item.choices) <= len(LETTERS):
             raise InputError(f"item {item.id!r} has {len(item.choices)} choices; allowed: 2 to 26", field="choices")
-        seen = self._understand(given)
+        seen = self._understand(given, quote=True)
         if seen.cues is None or seen.emotion.label is None:
             return Answer(prediction=None, abstained=True)
         renderer = self.analyzer.parts.renderer
@@ -170,19 +171,19 @@ class AnalyzerModel:
         )
 
     def _rationale(self, given: Given, task: EvalTask) -> Answer:
-        seen = self._understand(given)
+        seen = self._understand(given, quote=True)
         if seen.emotion.label is None:
             return Answer(prediction=None, abstained=True)
-        text = self.analyzer.answer(seen, given.item.question or task.instruction or "What does the person feel, why?")
+        text = self.analyzer.answer(seen, given.item.question or DEFAULT_QUESTION)
         return Answer(prediction={"text": text, "labels": _words(seen)}, abstained=seen.emotion.abstained, text=text)
 
     # ---- the analyzer --------------------------------------------------------------------------------------------
 
-    def _understand(self, given: Given, labels: Sequence[str] | None = None) -> Understanding:
+    def _understand(self, given: Given, labels: Sequence[str] | None = None, *, quote: bool = False) -> Understanding:
         clip = given.clip
         if clip.frames is None and clip.audio is None and clip.transcript is None:
             raise InputError(f"item {given.item.id!r} has neither picture, sound nor words", field="clip")
-        return self.analyzer.understand(clip, labels=labels)
+        return self.analyzer.understand(clip, labels=labels, quote=quote)
 
     def _scored(self, given: Given, labels: Sequence[str]) -> tuple[Understanding, dict[str, float]]:
         """Score a closed set. Names that mean one emotion to the model are asked once, as the first of them."""

@@ -28,7 +28,7 @@ h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 0 0 10px;
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 550; font-size: 13px; }
-td.n, th.n { text-align: right; }
+td.n, th.n { text-align: right; } td.n { white-space: nowrap; }
 p.text { color: var(--soft); margin: 0 0 10px; }
 svg { max-width: 100%; height: auto; display: block; margin: 4px 0 14px; }
 svg text { fill: var(--ink); font-family: system-ui, sans-serif; } svg text.on { fill: var(--on); }
@@ -114,7 +114,7 @@ def _drawing(key: str, document: Mapping[str, Any]) -> str:
 
 def _is_numeric(cells: Sequence[str]) -> bool:
     filled = [cell for cell in cells if cell]
-    return bool(filled) and all(cell[0] in "+-0123456789" or cell == "not defined" for cell in filled)
+    return bool(filled) and all(cell[0] in "+-[0123456789" or cell == "not defined" for cell in filled)
 
 
 def _class(numeric: bool) -> str:
