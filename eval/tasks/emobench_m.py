@@ -40,9 +40,8 @@ TASK = EvalTask(
             system="Emotion-LLaMA",
             figure="war",
             value=0.406,
-            source="EmoBench-M (arXiv:2502.04424), as Emotion-LLaMA's later papers cite it",
-            note="mean of three parts (recognition .369, conversation .307, social .541) in the benchmark's own form; "
-            "comparable only when all of its questions are asked",
+            source="EmoBench-M (arXiv:2502.04424)",
+            note="unverified; the mean of recognition .369, conversation .307 and social .541, in its own form",
         ),
     ),
     licence="that of the questions and clips you bring; EmoBench-M is Apache-2.0",

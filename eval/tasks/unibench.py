@@ -62,7 +62,7 @@ def items_ovmerd(data: Path, split: str) -> Iterator[Item]:
     return word_items(mer.read_open(data, mer.OVMERD, table="ovlabel.csv", folders=("video",)))
 
 
-def _task(name: str, title: str, place: int, *, of: EvalTask, splits: Sequence[str]) -> EvalTask:
+def _task(name: str, place: int, *, title: str, of: EvalTask, splits: Sequence[str]) -> EvalTask:
     return replace(
         of,
         name=name,
@@ -79,10 +79,10 @@ def _task(name: str, title: str, place: int, *, of: EvalTask, splits: Sequence[s
     )
 
 
-MER2023 = _task("unibench_mer2023", "MER-UniBench: MER2023", 0, of=mer2023.MULTI, splits=("test1",))
-MER2024 = _task("unibench_mer2024", "MER-UniBench: MER2024", 1, of=mer2024.SEMI, splits=("test1",))
-MELD = _task("unibench_meld", "MER-UniBench: MELD", 2, of=meld.TASK, splits=("test",))
-IEMOCAP = _task("unibench_iemocap", "MER-UniBench: IEMOCAP, session 5", 3, of=iemocap.TASK, splits=("session5",))
+MER2023 = _task("unibench_mer2023", 0, title="MER-UniBench: MER2023", of=mer2023.MULTI, splits=("test1",))
+MER2024 = _task("unibench_mer2024", 1, title="MER-UniBench: MER2024", of=mer2024.SEMI, splits=("test1",))
+MELD = _task("unibench_meld", 2, title="MER-UniBench: MELD", of=meld.TASK, splits=("test",))
+IEMOCAP = _task("unibench_iemocap", 3, title="MER-UniBench: IEMOCAP, session 5", of=iemocap.TASK, splits=("session5",))
 OVMERD = EvalTask(
     name="ovmerd",
     title="MER-UniBench: OV-MERD+, open words on emotion wheels",

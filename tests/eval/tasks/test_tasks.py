@@ -38,7 +38,7 @@ def test_a_task_yields_what_its_data_set_holds(name: str, miniature: Callable[[s
 def test_a_task_says_what_it_is_and_fits_its_scoring(name: str) -> None:
     task: EvalTask = load_task(name)
     assert task.name == name
-    assert describe_task(name)
+    assert describe_task(name) == task.title
     assert task.instruction
     assert task.licence
     assert task.home.startswith("http")
