@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from eval.ask import EvalModel
     from eval.report_tables import Section
+    from eval.robustness_run import Sweep
     from eval.run import EvalOptions, RunResult
+    from eval.task import EvalTask
 
 DATA_VARIABLE = "EMOLLAMA_DATA"
 DEFAULT_DATA = Path("../shared/data")
@@ -86,6 +88,11 @@ def run(
     ] = None,
     wheel: Annotated[Path | None, typer.Option(help="Folder of the emotion wheels' word lists.")] = None,
     synonyms: Annotated[Path | None, typer.Option(help="CSV file name,groups: synonym groups of each clip.")] = None,
+    corrupt: Annotated[
+        list[str] | None, typer.Option(help="Also ask with spoiled clips, e.g. noise=0,10,20 or blur=2,4 or dark.")
+    ] = None,
+    noise: Annotated[Path | None, typer.Option(help="Recordings for --corrupt noise, e.g. MUSAN's speech.")] = None,
+    corrupt_seed: Annotated[int, typer.Option(help="Seed of what --corrupt draws.")] = 0,
     workers: Annotated[int, typer.Option(help="Items in flight at a time.")] = 1,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
@@ -123,6 +130,7 @@ def run(
             train_manifests=_manifests(train_manifest or (), model if endpoint is None else None),
             score=ScoreSettings(wheel=wheel, synonyms=synonyms, num_resamples=resamples, seed=seed),
         )
+        sweep = _sweep(corrupt, noise, corrupt_seed, loaded)
         asked = open_model(model, base=base, device=device, endpoint=endpoint, endpoint_model=endpoint_model)
         results = []
         for task in loaded:
@@ -130,7 +138,7 @@ def run(
             is_new = not (folder / "config.json").exists()
             chosen = options if not (options.resume and is_new) else _fresh(options)
             try:
-                result = run_task(console, task.name, asked, where, folder, chosen)
+                result = run_task(console, task.name, asked, where, folder, chosen, sweep=sweep)
             except KeyboardInterrupt:
                 _say_how_to_resume(folder)
                 raise typer.Exit(_INTERRUPTED) from None
@@ -142,7 +150,14 @@ def run(
 
 
 def run_task(
-    console: Console, name: str, model: EvalModel, data: Path, folder: Path, options: EvalOptions
+    console: Console,
+    name: str,
+    model: EvalModel,
+    data: Path,
+    folder: Path,
+    options: EvalOptions,
+    *,
+    sweep: Sweep | None = None,
 ) -> RunResult:
     """Run one task with a progress bar, and show its figures and where its report lies."""
     from rich.progress import (
@@ -170,14 +185,37 @@ def run_task(
             options,
             progress=lambda done, total: bar.update(line, completed=done, total=total),
         )
+        if sweep is not None:
+            from eval.robustness_run import run_sweep
+
+            bar.update(line, description=f"{name}, corrupted")
+            result = run_sweep(
+                load_task(name), model, data, result, options, sweep,
+                progress=lambda done, total: bar.update(line, completed=done, total=total),
+            )  # fmt: skip
     document = result.document
     console.print(f"{document['title']}, {document['model']}: {headline(document)}", markup=False, highlight=False)
-    wanted = ("figures", "counts", "published", "ablation", "errors", "latency")
+    wanted = ("figures", "counts", "published", "ablation", "robustness", "errors", "latency")
     show(console, [section for section in sections(document, {}) if section.key in wanted])
     for note in document["notes"]:
         console.print(f"note: {note}", markup=False, highlight=False)
     console.print(f"report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return result
+
+
+def _sweep(corrupt: list[str] | None, noise: Path | None, seed: int, tasks: Sequence[EvalTask]) -> Sweep | None:
+    """Return what --corrupt asks for; what does not fit a task is said before anything is asked."""
+    if not corrupt:
+        if noise is not None:
+            raise InputError("--noise has no effect without --corrupt noise", field="noise")
+        return None
+    from eval.robustness import parse_conditions
+    from eval.robustness_run import Sweep
+
+    sweep = Sweep(conditions=parse_conditions(corrupt), seed=seed, noise=noise)
+    for task in tasks:
+        sweep.check(task)
+    return sweep
 
 
 def open_model(

@@ -58,7 +58,8 @@ def sections(document: Mapping[str, Any], environment: Mapping[str, Any]) -> lis
     found = [_figures(document), _counts(document)]
     found += [section for section in (_published(document), _classes(document), _columns(document)) if section]
     found += [section for section in (_confusion(document), _reliability(document)) if section]
-    found += [section for section in (_ablation(document), _extra(document), _errors(document)) if section]
+    found += [section for section in (_ablation(document), _robustness(document)) if section]
+    found += [section for section in (_extra(document), _errors(document)) if section]
     found += [_latency(document), _origin(document, environment)]
     return found
 
@@ -203,6 +204,35 @@ def _ablation(document: Mapping[str, Any]) -> Section | None:
         text="A modality is dropped before the model sees the clip. Paired bootstrap and randomisation test over the "
         "same items.",
     )
+
+
+def _robustness(document: Mapping[str, Any]) -> Section | None:
+    swept = document.get("robustness")
+    if swept is None:
+        return None
+    primary = document["primary"]
+    rows = [("clean", "", with_interval(document["figures"].get(primary)), "", "", "", "")]
+    for row in swept["rows"]:
+        moved = row["difference"]
+        difference, p_value = "", ""
+        if moved["difference"] is not None:
+            difference = f"{moved['difference']:+.4f} [{moved['low']:+.4f}, {moved['high']:+.4f}]"
+        if moved["p_value"] is not None:
+            p_value = f"{moved['p_value']:.4f}"
+        condition = f"{row['corruption']} {row['level']} ({row['unit']})"
+        figure, counts = with_interval(row["figures"].get(primary)), (row["changed_answers"], row["without_modality"])
+        rows.append((condition, row["modality"], figure, difference, p_value, *(str(count) for count in counts)))
+    noise = f" Noise: {swept['noise']}." if swept["noise"] else ""
+    return Section(
+        key="robustness",
+        title="When the clip gets worse",
+        header=(
+            "condition", "spoils", name_of(primary), "difference to clean", "p", "answers changed", "had none of it"
+        ),
+        rows=tuple(rows),
+        text="The same items with one modality spoiled before the model sees them; all that was drawn is in "
+        f"corruptions.csv (seed {swept['seed']}). Paired bootstrap and randomisation test.{noise}",
+    )  # fmt: skip
 
 
 def _extra(document: Mapping[str, Any]) -> Section | None:

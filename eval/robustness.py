@@ -22,7 +22,7 @@ from emollama.types import Clip, Transcript
 from eval.ask import give
 from eval.corruptions import CLEAN, CORRUPTIONS, Noises, find_corruption
 from eval.corruptions.words import delete_words
-from eval.task import EvalTask, Item
+from eval.task import Item
 
 COLUMNS = ("item", "corruption", "level", "parameters")
 
@@ -118,23 +118,6 @@ def sweep(
         for condition in conditions:
             drawn = draw(item.id, condition, seed=seed, noises=noises)
             yield drawn, corrupt(item, drawn, noises=noises)
-
-
-def corrupt_task(task: EvalTask, condition: Condition, *, seed: int, noises: Noises | None = None) -> EvalTask:
-    """Return the task with every item spoiled; raises `InputError` when no item can have what is to be spoiled."""
-    modality = find_corruption(condition.corruption).modality
-    if modality not in task.modalities:
-        raise InputError(
-            f"corrupt {condition} spoils {modality}, which the items of {task.name} do not have; they have: "
-            f"{', '.join(task.modalities)}",
-            field="corrupt",
-        )
-
-    def items(data: Path, split: str) -> Iterator[Item]:
-        for _, item in sweep(task.items(data, split), [condition], seed=seed, noises=noises):
-            yield item
-
-    return dataclasses.replace(task, items=items)
 
 
 def write_manifest(path: Path, draws: Iterable[Draw]) -> None:

@@ -147,7 +147,7 @@ class Judge:
 
         Once more items than allowed have no verdict, the rest are not asked: they count as unjudged too.
         """
-        allowed = int(self.options.max_unjudged_share * len(items))
+        allowed = int(self.options.max_unjudged_share * len(items) + 1e-9)
         lock, failed, is_over = threading.Lock(), 0, False
 
         def work(item: S) -> T | UnjudgedError:

@@ -15,14 +15,13 @@ from eval.robustness import (
     all_conditions,
     corrupt,
     corrupt_clip,
-    corrupt_task,
     draw,
     parse_conditions,
     read_manifest,
     sweep,
     write_manifest,
 )
-from eval.task import EvalTask, Item
+from eval.task import Item
 
 
 @pytest.fixture
@@ -116,19 +115,6 @@ def test_a_draw_fits_its_item_only(items: list[Item]) -> None:
     drawn = draw("a", Condition(corruption="blur", level="2"), seed=0)
     with pytest.raises(InputError, match="the draw is for item 'a', not 'b'"):
         corrupt(items[1], drawn)
-
-
-def test_a_task_is_corrupted_as_a_whole(items: list[Item], tmp_path: Path) -> None:
-    task = EvalTask(
-        name="t", title="t", score="dfew", items=lambda data, split: items, splits=("test",), split="test",
-        asks="label", labels=("happy", "sad"), modalities=("audio", "text"),
-    )  # fmt: skip
-    noisy = corrupt_task(task, Condition(corruption="noise", level="0"), seed=0)
-    made = list(noisy.items(tmp_path, "test"))
-    assert [item.id for item in made] == ["a", "b", "c", "d"]
-    assert content(made[0]) != content(items[0])
-    with pytest.raises(InputError, match="blur=2 spoils visual, which the items of t do not have; they have: audio"):
-        corrupt_task(task, Condition(corruption="blur", level="2"), seed=0)
 
 
 @pytest.mark.parametrize(
