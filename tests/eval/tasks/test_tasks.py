@@ -59,3 +59,15 @@ def test_an_empty_folder_is_refused_with_what_is_missing_and_where_it_is_had(nam
     assert str(tmp_path) in message
     if name not in ("ferplus", "emodb", "goemotions"):  # these come with the project's own raw data
         assert task.home.split(" ")[0] in message
+
+
+def test_the_page_of_benchmarks_names_every_task_and_its_default_split_first() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    found = {name.strip("`"): cells for cells in rows for name in cells[0].split(", ")}
+    assert sorted(found) == sorted(TASKS)
+    for name, (_, splits, _, figures) in found.items():
+        task = load_task(name)
+        assert f"`{SCORE_TASKS[task.score].primary}`" in figures
+        if ";" not in splits and not name.startswith("unibench"):
+            assert splits.startswith(task.split)
