@@ -31,9 +31,11 @@ SOURCE = Source(
 )
 Challenge = Literal["expr", "va", "au"]
 SPLITS = {"validation": "Validation_Set", "train": "Train_Set"}
-FOLDERS: Mapping[Challenge, str] = {
-    "expr": "EXPR_Recognition_Challenge", "va": "VA_Estimation_Challenge", "au": "AU_Detection_Challenge",
-}  # fmt: skip
+FOLDERS: Mapping[Challenge, tuple[str, ...]] = {
+    "expr": ("EXPR_Recognition_Challenge", "EXPR_Classification_Challenge"),  # the second up to the fifth edition
+    "va": ("VA_Estimation_Challenge",),
+    "au": ("AU_Detection_Challenge",),
+}
 ACTION_UNITS = ("AU1", "AU2", "AU4", "AU6", "AU7", "AU10", "AU12", "AU15", "AU23", "AU24", "AU25", "AU26")
 HEADERS: Mapping[Challenge, tuple[str, ...]] = {
     "expr": ("Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other"),
@@ -211,9 +213,11 @@ def frame_rate(video: Path) -> float:
 
 
 def _annotations(data: Path, challenge: Challenge) -> Path:
-    SOURCE.folder(data, expected=f"the annotations ({FOLDERS[challenge]}) and the videos or crops")
+    SOURCE.folder(data, expected=f"the annotations ({FOLDERS[challenge][0]}) and the videos or crops")
     outer = [data, *sorted(path for path in data.iterdir() if path.is_dir() and "annotation" in path.name.lower())]
-    return SOURCE.first((folder / FOLDERS[challenge] for folder in outer), expected="the annotations of the challenge")
+    return SOURCE.first(
+        (folder / name for folder in outer for name in FOLDERS[challenge]), expected="the annotations of the challenge"
+    )
 
 
 def find_videos(data: Path) -> dict[str, Path]:

@@ -5,9 +5,9 @@ Utterance_ID and more); a turn's clip is ``dia<dialogue>_utt<utterance>.mp4`` in
 ``dev_splits_complete`` or ``train_splits``. The tables lie beside those folders or, in some copies, inside a folder
 of the split's name.
 
-The release lacks the clip of one development turn, and one training clip cannot be decoded (as users report,
-unverified). A turn whose clip is known to be missing is judged by its words alone, so that the count stays the
-published one; any other missing clip is an error.
+The release lacks the clip of one development turn, and one training clip cannot be decoded (its index is missing).
+These turns are judged by their words alone, so that the count stays the published one; any other missing clip is an
+error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SOURCE = Source(title="MELD", home="https://github.com/declare-lab/MELD")
 LABELS = ("anger", "joy", "sadness", "neutral", "disgust", "fear", "surprise")
 CLIP_FOLDERS = {"test": "output_repeated_splits_test", "dev": "dev_splits_complete", "train": "train_splits"}
 SPLITS = tuple(CLIP_FOLDERS)
-KNOWN_MISSING = frozenset({("dev", "dia110_utt7"), ("train", "dia125_utt3")})
+KNOWN_DEFECTS = frozenset({("dev", "dia110_utt7"), ("train", "dia125_utt3")})
 _SPELLINGS = {
     "utterance": (), "speaker": (), "emotion": (), "dialogue_id": (), "utterance_id": (), "season": (), "episode": (),
 }  # fmt: skip
@@ -48,11 +48,11 @@ def read(data: Path, *, split: str = "test") -> tuple[Record, ...]:
         if not (dialogue.isdecimal() and turn.isdecimal()):
             raise SOURCE.error(f"{where}: Dialogue_ID {dialogue!r}, Utterance_ID {turn!r}; expected: numbers")
         name = f"dia{int(dialogue)}_utt{int(turn)}"
-        file: Path | None = clips / f"{name}.mp4"
-        if file is not None and not file.is_file():
-            if (split, name) not in KNOWN_MISSING:
+        file: Path | None = None
+        if (split, name) not in KNOWN_DEFECTS:
+            file = clips / f"{name}.mp4"
+            if not file.is_file():
                 missing.append(name)
-            file = None
         words = table.text(row, "utterance")
         records.append(
             Record(
@@ -63,7 +63,10 @@ def read(data: Path, *, split: str = "test") -> tuple[Record, ...]:
                 language="en",
                 # Dialogues are numbered anew in each split.
                 group=f"{split}/dia{int(dialogue)}",
-                meta={"character": table.text(row, "speaker"), **({} if file else {"clip": "missing in the release"})},
+                meta={
+                    "character": table.text(row, "speaker"),
+                    **({} if file else {"clip": "missing or broken in the release"}),
+                },
             )
         )
     if missing:

@@ -35,6 +35,7 @@ TASK = EvalTask(
     notes=(
         "The truth is the intended emotion; the crowd heard another one in many recordings, so that accuracy against "
         "it has a ceiling well below 1. There is no official split. The pictures are published as Flash video, which "
-        "is not decoded here: convert them to MP4 into VideoMP4/ to have faces judged."
+        "is not decoded here: convert them to MP4 into VideoMP4/ to have faces judged. Two recordings that are "
+        "known to be unusable (1076_MTI_SAD_XX is silent, 1064_IEO_DIS_MD holds every emotion) are judged all the same."
     ),
 )

@@ -24,7 +24,7 @@ def items(data: Path, split: str, *, part: str) -> Iterator[Item]:
 
 def items_open(data: Path, split: str) -> Iterator[Item]:
     """Yield the clips of the checked open labels."""
-    folders = ("video-labeled", "video-openset", "video")
+    folders = ("video-labeled", "video")
     return word_items(mer.read_open(data, mer.MER2024, table="check-openset.csv", folders=folders))
 
 

@@ -113,6 +113,13 @@ def test_a_video_that_is_nowhere(tmp_path: Path) -> None:
         list(aff_wild2.read(tmp_path, "au"))
 
 
+def test_the_folder_of_earlier_editions(tmp_path: Path, media: Any) -> None:
+    write(tmp_path / "5th_ABAW_Annotations" / "EXPR_Classification_Challenge" / "Validation_Set" / "v.txt", HEADER, "2")
+    (tmp_path / "batch1").mkdir()
+    media.video(tmp_path / "batch1" / "v.mp4", fps=10, seconds=0.2, width=32, height=32)
+    assert [stretch.values for stretch in aff_wild2.read(tmp_path, "expr")] == [("disgust",)]
+
+
 CE_HEADER = ",".join(cexpr.HEADER)
 
 

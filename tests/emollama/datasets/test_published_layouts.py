@@ -41,10 +41,16 @@ def test_melds_missing_clips(tmp_path: Path) -> None:
     touch(clips / "dia109_utt7.mp4", clips / "dia111_utt7.mp4")
     found = meld.read(tmp_path, split="dev")
     assert [record.file for record in found] == [clips / "dia109_utt7.mp4", None, clips / "dia111_utt7.mp4"]
-    assert found[1].meta["clip"] == "missing in the release"
+    assert found[1].meta["clip"] == "missing or broken in the release"
     (clips / "dia111_utt7.mp4").unlink()
     with pytest.raises(DatasetError, match=r"lacks the clips of 1 of 3 turns: dia111_utt7; .*declare-lab/MELD"):
         meld.read(tmp_path, split="dev")
+
+
+def test_melds_broken_clip_is_not_opened(tmp_path: Path) -> None:
+    write(tmp_path / "train_sent_emo.csv", MELD_HEADER, "1,Hi,Ross,joy,positive,125,3")
+    touch(tmp_path / "train_splits" / "dia125_utt3.mp4")
+    assert [record.file for record in meld.read(tmp_path, split="train")] == [None]
 
 
 def test_a_dialogue_of_one_split_is_not_that_of_another(tmp_path: Path) -> None:
