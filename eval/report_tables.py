@@ -219,7 +219,7 @@ def _robustness(document: Mapping[str, Any]) -> Section | None:
             difference = f"{moved['difference']:+.4f} [{moved['low']:+.4f}, {moved['high']:+.4f}]"
         if moved["p_value"] is not None:
             p_value = f"{moved['p_value']:.4f}"
-        condition = f"{row['corruption']} {row['level']} ({row['unit']})"
+        condition = f"{row['corruption']} {row['level']} {row['unit']}"
         figure, counts = with_interval(row["figures"].get(primary)), (row["changed_answers"], row["without_modality"])
         rows.append((condition, row["modality"], figure, difference, p_value, *(str(count) for count in counts)))
     noise = f" Noise: {swept['noise']}." if swept["noise"] else ""

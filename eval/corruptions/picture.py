@@ -23,7 +23,7 @@ class Blur:
 
     modality: ClassVar[Modality] = "visual"
     levels: ClassVar[tuple[str, ...]] = ("2", "4")
-    unit: ClassVar[str] = "factor by which the picture was made smaller, a power of 2; 1 changes nothing"
+    unit: ClassVar[str] = "times smaller"
 
     def check(self, level: str) -> None:
         if level not in ("1", "2", "4", "8", "16"):
@@ -57,7 +57,7 @@ class DroppedFrames:
 
     modality: ClassVar[Modality] = "visual"
     levels: ClassVar[tuple[str, ...]] = ("0.5", "0.9")
-    unit: ClassVar[str] = "share of the frames that are missing"
+    unit: ClassVar[str] = "of the frames missing"
 
     def check(self, level: str) -> None:
         read_number(level, name="drop", low=0.0, high=1.0)
@@ -83,7 +83,7 @@ class LowLight:
 
     modality: ClassVar[Modality] = "visual"
     levels: ClassVar[tuple[str, ...]] = ("2", "4")
-    unit: ClassVar[str] = "gamma; 1 changes nothing"
+    unit: ClassVar[str] = "gamma"
 
     def check(self, level: str) -> None:
         read_number(level, name="dark", low=1.0, high=20.0)
@@ -106,7 +106,7 @@ class Jpeg:
 
     modality: ClassVar[Modality] = "visual"
     levels: ClassVar[tuple[str, ...]] = ("30", "10")
-    unit: ClassVar[str] = "JPEG quality, 1 to 100"
+    unit: ClassVar[str] = "quality"
 
     def check(self, level: str) -> None:
         if read_number(level, name="jpeg", low=1, high=100) % 1:

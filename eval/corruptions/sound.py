@@ -29,7 +29,7 @@ class Noise:
 
     modality: ClassVar[Modality] = "audio"
     levels: ClassVar[tuple[str, ...]] = ("20", "10", "5..10", "0")
-    unit: ClassVar[str] = "dB of sound over noise"
+    unit: ClassVar[str] = "dB SNR"
     kind: Kind | None = None
 
     def check(self, level: str) -> None:
@@ -84,7 +84,7 @@ class BandLimit:
 
     modality: ClassVar[Modality] = "audio"
     levels: ClassVar[tuple[str, ...]] = ("8000",)
-    unit: ClassVar[str] = "Hz, the sampling rate that the sound went through"
+    unit: ClassVar[str] = "Hz sampling rate"
 
     def check(self, level: str) -> None:
         if read_number(level, name="band", low=2000, high=16_000) % 1:
@@ -116,7 +116,7 @@ class AudioCut:
 
     modality: ClassVar[Modality] = "audio"
     levels: ClassVar[tuple[str, ...]] = ("0.25", "0.5")
-    unit: ClassVar[str] = "share of the sound that is missing"
+    unit: ClassVar[str] = "of the sound missing"
     where: Literal["first", "middle", "last"]
 
     def check(self, level: str) -> None:

@@ -18,7 +18,7 @@ class WordDeletion:
 
     modality: ClassVar[Modality] = "text"
     levels: ClassVar[tuple[str, ...]] = ("0.1", "0.3")
-    unit: ClassVar[str] = "share of the words that are deleted"
+    unit: ClassVar[str] = "of the words missing"
 
     def check(self, level: str) -> None:
         read_number(level, name="words", low=0.0, high=1.0)

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from emollama.errors import InputError
 from eval.ask import Answer, Given
+from eval.cli import app
 from eval.robustness import parse_conditions, read_manifest
 from eval.robustness_run import Sweep, run_sweep
 from eval.run import EvalOptions, RunResult, evaluate
@@ -126,3 +128,20 @@ def test_recordings_of_noise_are_named(tmp_path: Path, media: Any) -> None:
     assert {row.parameters["snr_db"] for row in draws} <= {5.0, 6.0, 7.0, 8.0, 9.0, 10.0}
     made = run(tmp_path / "b", Looks(), sweep=Sweep(conditions=parse_conditions(["noise=0"])))
     assert "not those of MUSAN" in made.document["robustness"]["noise"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corrupt", "blur=2"], "corrupt blur=2 spoils visual, which the items of emodb do not have"),
+        (["--corrupt", "fog"], "unknown corruption 'fog'; known: band, blur"),
+        (["--corrupt", "noise=loud"], "noise level 'loud' is not allowed; dB from -30 to 60"),
+        (["--noise", "."], "--noise has no effect without --corrupt noise"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_before_anything_is_asked(tmp_path: Path, arguments: list[str], message: str) -> None:
+    folder = tmp_path / "run"
+    done = CliRunner().invoke(app, ["emodb", "--data", str(tmp_path), "--run-dir", str(folder), *arguments])
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+    assert not folder.exists()
