@@ -23,6 +23,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from emollama import __version__
 from server import errors
 from server.deps import Analyzing
+from server.fetch import Fetcher
 from server.gate import Gate
 from server.ingest import Inbox, UploadLimits
 from server.jobs.catalog import AdapterCatalog
@@ -119,6 +120,7 @@ def create_app(
         app.state.settings, app.state.models, app.state.gate = settings, models, gate
         app.state.inbox = Inbox(scratch, limits=limits, max_uploads=settings.max_uploads)
         app.state.scratch_root = str(scratch.root)
+        app.state.fetcher = Fetcher(settings.fetch_policy())
         app.state.store, app.state.data, app.state.jobs = store, data, jobs
         bundle_limits = dataclasses.replace(
             limits, max_file_bytes=settings.max_bundle_bytes, timeout_seconds=settings.bundle_timeout_seconds

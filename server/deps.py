@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
+from server.fetch import Fetcher
 from server.gate import Gate
 from server.ingest import Inbox
 from server.jobs.service import JobService
@@ -62,6 +63,10 @@ def _bundle_inbox(request: Request) -> Inbox:
     return cast(Inbox, request.app.state.bundle_inbox)
 
 
+def _fetcher(request: Request) -> Fetcher:
+    return cast(Fetcher, request.app.state.fetcher)
+
+
 def _store(request: Request) -> Store:
     return cast(Store, request.app.state.store)
 
@@ -79,6 +84,7 @@ ModelsDep = Annotated[ModelHost, Depends(_models)]
 GateDep = Annotated[Gate, Depends(_gate)]
 InboxDep = Annotated[Inbox, Depends(_inbox)]
 BundleInboxDep = Annotated[Inbox, Depends(_bundle_inbox)]
+FetcherDep = Annotated[Fetcher, Depends(_fetcher)]
 StoreDep = Annotated[Store, Depends(_store)]
 DataDep = Annotated[DataFolder, Depends(_data)]
 JobsDep = Annotated[JobService, Depends(_jobs)]

@@ -89,6 +89,14 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
             400, _INVALID, "The model belongs to the service's set-up, not to a job.",
             "model 'nano' is part of the service and cannot be deleted", "model",
         ),
+        "url_not_allowed": ErrorCode(
+            400, _INVALID, "The service does not fetch from that address.",
+            "host 'media.example' is not one that this service fetches from", "messages",
+        ),
+        "url_fetch_failed": ErrorCode(
+            400, _INVALID, "The clip could not be fetched from its address.",
+            "the clip could not be fetched: its host answered with status 404", "messages",
+        ),
         "not_found": ErrorCode(404, _INVALID, "No such route.", "no route GET /analyse"),
         "model_not_found": ErrorCode(
             404, _INVALID, "The service has no such model or adapter.", "unknown model 'mega'; known: nano", "model"
@@ -113,6 +121,10 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
         ),
         "body_too_large": ErrorCode(
             413, _INVALID, "The JSON body is larger than the service takes.", "the body is larger than 256 KiB"
+        ),
+        "url_too_large": ErrorCode(
+            413, _INVALID, "The clip at that address is larger than the service takes.",
+            "the clip is larger than 100 MiB", "messages",
         ),
         "unsupported_content_type": ErrorCode(
             415, _INVALID, "The body is of another type than the route takes.",

@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.fetch import FetchPolicy, is_domain
+
 if TYPE_CHECKING:
     from emollama.media import MediaLimits
 
@@ -59,6 +61,12 @@ class Settings(BaseSettings):
     max_field_kb: int = Field(64, ge=1, description="Largest text field of a request, in KiB.")
     max_uploads: int = Field(8, ge=1, description="Uploads received at the same time; more are told to come back.")
     upload_timeout_seconds: float = Field(120.0, gt=0, description="Time in which an upload must be complete.")
+
+    media_domains: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Hosts from which clips are fetched by URL, comma-separated: host or *.domain; none by default."
+    )
+    media_allow_http: bool = Field(False, description="Fetch clips over http, too; anyone on the way may change them.")
+    media_fetch_seconds: float = Field(30.0, gt=0, description="Time in which a clip must be fetched.")
 
     concurrency: int = Field(2, ge=1, description="Clips analysed at the same time.")
     queue_size: int = Field(16, ge=0, description="Clips that may wait for a place; more are told to come back.")
@@ -112,10 +120,19 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field("info", description="Lowest level that is logged.")
     log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or text for a terminal.")
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "media_domains", mode="before")
     @classmethod
-    def _split_origins(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("media_domains")
+    @classmethod
+    def _check_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        value = tuple(entry.lower() for entry in value)
+        for entry in value:
+            if not is_domain(entry):
+                raise ValueError(f"{entry!r} is not a host; allowed: host.example, *.host.example")
+        return value
 
     @field_validator("adapters", mode="before")
     @classmethod
@@ -217,3 +234,13 @@ class Settings(BaseSettings):
         from emollama.media import MediaLimits
 
         return MediaLimits(max_bytes=self.max_upload_bytes, max_seconds=self.max_seconds)
+
+    def fetch_policy(self) -> FetchPolicy:
+        """Return from where clips may be fetched under these settings."""
+        return FetchPolicy(
+            domains=self.media_domains,
+            allow_http=self.media_allow_http,
+            max_bytes=self.max_upload_bytes,
+            max_fetches=self.max_uploads,
+            total_seconds=self.media_fetch_seconds,
+        )
