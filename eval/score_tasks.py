@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from emollama.errors import InputError
-from emollama.labels import ABAW_8, AFFECTNET_8, EMODB_6, GOEMOTIONS_28, NANO_LABELS
+from emollama.labels import ABAW_8, AFFECTNET_8, EKMAN_7, EMODB_6, GOEMOTIONS_28, NANO_LABELS
 
 Kind = Literal[
     "classes", "valence_arousal", "action_units", "intensities", "sentiment", "multilabel", "set", "wheel", "hit"
@@ -150,6 +150,11 @@ SCORE_TASKS: Mapping[str, ScoreTask] = MappingProxyType(
             kind="multilabel", primary="macro_f1", labels=GOEMOTIONS_28,
             source="GoEmotions (Demszky et al., ACL 2020): macro F1 of 28 labels",
         ),
+        "emobank": ScoreTask(
+            kind="valence_arousal", primary="pearson",
+            source="EmoBank (Buechel and Hahn, EACL 2017): mean Pearson r of valence and arousal",
+        ),
+        "xed": _classes(EKMAN_7, "macro_f1", "XED (Oehman et al., COLING 2020), English lines of one class: macro F1"),
         "emobench_m": ScoreTask(
             kind="classes", labels=tuple("ABCDEFGH"), primary="war", figures=("war",), answers="choice",
             source="multiple choice, as EmoBench-M: accuracy",

@@ -19,6 +19,8 @@ TASKS: Mapping[str, str] = MappingProxyType(
         "ferplus": "eval.tasks.ferplus:TASK",
         "emodb": "eval.tasks.emodb:TASK",
         "goemotions": "eval.tasks.goemotions:TASK",
+        "emobank": "eval.tasks.emobank:TASK",
+        "xed": "eval.tasks.xed:TASK",
         "mer2023_multi": "eval.tasks.mer2023:MULTI",
         "mer2023_noise": "eval.tasks.mer2023:NOISE",
         "mer2023_semi": "eval.tasks.mer2023:SEMI",

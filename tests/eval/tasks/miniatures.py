@@ -384,6 +384,27 @@ def goemotions(root: Path, media: Any) -> None:
     _parquet(root / "text" / "goemotions-dev.parquet", rows)
 
 
+def emobank(root: Path, media: Any) -> None:
+    rows = [
+        {"id": "e1", "split": "dev", "text": "I love it.", "v": 4.5, "a": 4.0, "d": 3.0},
+        {"id": "e2", "split": "dev", "text": "He died.", "v": 1.0, "a": 3.0, "d": 3.0},
+        {"id": "e3", "split": "train", "text": "Nine.", "v": 3.0, "a": 3.0, "d": 3.0},
+    ]
+    _parquet(root / "text" / "emobank.parquet", rows)
+
+
+def xed(root: Path, media: Any) -> None:
+    """Lines with one of the classes, with two, with one that is no class, and with none."""
+    rows = [
+        {"text": "Get out!", "labels": ["anger"]},
+        {"text": "Oh!", "labels": ["fear", "surprise"]},
+        {"text": "Soon.", "labels": ["anticipation"]},
+        {"text": "At nine.", "labels": []},
+        {"text": "Great, soon.", "labels": ["joy", "anticipation"]},
+    ]
+    _parquet(root / "text" / "xed-en.parquet", rows)
+
+
 # ---- word lists ---------------------------------------------------------------------------------------------------
 
 
@@ -692,6 +713,24 @@ _CLOSED: Mapping[str, Miniature] = {
             "dev": (
                 Expected(id="a", gold=["joy"], transcript="great!"),
                 Expected(id="b", gold=["anger", "gratitude"], transcript="go away, thanks"),
+            )
+        },
+    ),
+    "emobank": Miniature(
+        build=emobank,
+        expected={
+            "dev": (
+                Expected(id="e1", gold={"valence": 0.75, "arousal": 0.5}, transcript="I love it."),
+                Expected(id="e2", gold={"valence": -1.0, "arousal": 0.0}, transcript="He died."),
+            )
+        },
+    ),
+    "xed": Miniature(
+        build=xed,
+        expected={
+            "all": (
+                Expected(id="line-00000", gold="anger", transcript="Get out!"),
+                Expected(id="line-00003", gold="neutral", transcript="At nine."),
             )
         },
     ),

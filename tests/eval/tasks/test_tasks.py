@@ -57,7 +57,7 @@ def test_an_empty_folder_is_refused_with_what_is_missing_and_where_it_is_had(nam
         list(task.items(tmp_path, task.split))
     message = str(caught.value)
     assert str(tmp_path) in message
-    if name not in ("ferplus", "emodb", "goemotions"):  # these come with the project's own raw data
+    if name not in ("ferplus", "emodb", "goemotions", "emobank", "xed"):  # these come with the project's own raw data
         assert task.home.split(" ")[0] in message
 
 
