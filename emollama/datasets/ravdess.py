@@ -19,7 +19,6 @@ from emollama.sniff import MEDIA_SUFFIXES
 SOURCE = Source(title="RAVDESS", home="https://zenodo.org/records/1188976")
 LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # 01 to 08
 SPLITS = ("speech", "song")
-STATEMENTS = ("Kids are talking by the door.", "Dogs are sitting by the door.")
 EXPECTED = "folders Actor_01 to Actor_24 with files such as 03-01-06-01-02-01-12.wav"
 # Position in the name -> (what it says, how many values it has).
 _FIELDS = (

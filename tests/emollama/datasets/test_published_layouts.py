@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import pickle
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emollama.datasets import affectnet, iemocap, mafw, meld, mer, multiple_choice, vidmimic
+from emollama.datasets import DATASETS, affectnet, iemocap, mafw, meld, mer, multiple_choice, vidmimic
 from emollama.errors import DatasetError
 
 
@@ -26,6 +27,13 @@ def touch(*paths: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_registered_reader_is_there(name: str) -> None:
+    module = importlib.import_module(DATASETS[name])
+    assert module.__doc__
+    assert any(hasattr(module, reader) for reader in ("read", "load", "read_closed"))
 
 
 # ---- MELD ---------------------------------------------------------------------------------------------------------
