@@ -140,6 +140,7 @@ class AnalyzerModel:
         if not seen.readings:
             return Answer(prediction=[None] * len(times), abstained=True, notes={"frames_without_any_face": len(times)})
         step = 0.0 if given.clip.frames is None else _step(given.clip.frames.times)
+        answers: list[Any]
         if SCORE_TASKS[task.score].kind == "valence_arousal":
             answers, num_missing = affect_at(seen.readings[0], times, step=step)
         else:

@@ -37,8 +37,9 @@ def confusion_svg(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str
                 strong = ' class="on"' if share > 0.55 else ""
                 parts.append(_text(x + cell / 2 - 0.5, y + cell / 2 + 4, str(count), anchor="middle", extra=strong))
     for column, name in enumerate(columns):
-        x, y = left + column * cell + cell / 2 + 4, top - 6
-        parts.append(_text(x, y, name, extra=f' transform="rotate(-50 {x:.0f} {y:.0f})"'))
+        place = left + column * cell + cell / 2 + 4
+        turned = f' transform="rotate(-50 {place:.0f} {top - 6})"'
+        parts.append(_text(place, top - 6, name, extra=turned))
     return _svg(width + 60, height, "Confusion matrix", "Rows are the true classes, columns the answers.", parts)
 
 
@@ -88,10 +89,9 @@ def intervals_svg(
 
     bottom = top + line * len(rows)
     parts = []
-    for place in range(6):
-        value = low + span * place / 5
-        parts.append(f'<line x1="{at(value):.1f}" y1="{top}" x2="{at(value):.1f}" y2="{bottom}" class="grid"/>')
-        parts.append(_text(at(value), bottom + 16, f"{value:.2f}", anchor="middle"))
+    for tick in (low + span * place / 5 for place in range(6)):
+        parts.append(f'<line x1="{at(tick):.1f}" y1="{top}" x2="{at(tick):.1f}" y2="{bottom}" class="grid"/>')
+        parts.append(_text(at(tick), bottom + 16, f"{tick:.2f}", anchor="middle"))
     if mark is not None:
         parts.append(f'<line x1="{at(mark):.1f}" y1="{top}" x2="{at(mark):.1f}" y2="{bottom}" class="ideal"/>')
     for place, (name, value, below, above) in enumerate(rows):

@@ -8,6 +8,7 @@ whose nearest reading is more than a sampling step away had no face, and is coun
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +23,14 @@ _ADVERBS = {
 
 def labels_at(
     readings: FaceReadings, times: np.ndarray, labels: Sequence[str], *, step: float
-) -> tuple[list[str], int]:
+) -> tuple[list[Any], int]:
     """Return a label of ``labels`` at each of ``times`` [N] seconds, and how many of them had no face near."""
     columns = np.stack([_column(readings, label) for label in labels], axis=1)  # [T, L]
     table = _at(readings.times, columns, times)
     return [labels[index] for index in table.argmax(1)], _num_far(readings.times, times, step)
 
 
-def affect_at(readings: FaceReadings, times: np.ndarray, *, step: float) -> tuple[list[dict[str, float]], int]:
+def affect_at(readings: FaceReadings, times: np.ndarray, *, step: float) -> tuple[list[Any], int]:
     """Return valence and arousal at each of ``times`` [N] seconds, and how many of them had no face near."""
     table = _at(readings.times, np.stack([readings.valence, readings.arousal], axis=1), times)
     answers = [{"valence": round(float(v), 6), "arousal": round(float(a), 6)} for v, a in np.clip(table, -1.0, 1.0)]
