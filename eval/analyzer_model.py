@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,7 +225,10 @@ def remember(parts: Parts) -> Parts:
 
 
 class _Last:
-    """A function of objects that remembers its last answers by the identity of its arguments."""
+    """A function of objects that remembers its last two answers by the identity of its arguments.
+
+    It does not keep the arguments alive: the pictures of a long clip are a gigabyte, and may go when the clip is done.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -232,14 +236,22 @@ class _Last:
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         given = (*arguments, *named.values())
-        kept: list[tuple[tuple[Any, ...], Any]] = getattr(self._kept, "answers", [])
+        kept: list[tuple[list[Callable[[Any], bool]], Any]] = getattr(self._kept, "answers", [])
         for known, answer in kept:
-            if len(known) == len(given) and all(a is b for a, b in zip(known, given, strict=True)):
+            if len(known) == len(given) and all(is_it(value) for is_it, value in zip(known, given, strict=True)):
                 return answer
         answer = self._function(*arguments, **named)
-        # the arguments are kept with the answer, so that no other object can take their identity
-        self._kept.answers = [*kept[-1:], (given, answer)]
+        self._kept.answers = [*kept[-1:], ([_identity(value) for value in given], answer)]
         return answer
+
+
+def _identity(value: Any) -> Callable[[Any], bool]:
+    """Return a test for being this very object, which holds on to it only where it is small (``None``, a number)."""
+    try:
+        held = weakref.ref(value)
+    except TypeError:
+        return lambda other: other is value
+    return lambda other: other is not None and held() is other
 
 
 class _Reader:

@@ -54,23 +54,22 @@ def _table(task: str, split: str, runs: Sequence[tuple[Path, dict[str, Any]]]) -
     for path, document in runs:
         entry = document["figures"].get(primary) or {"value": None, "low": None, "high": None}
         interval = "" if entry["low"] is None else f"[{number(entry['low'])}, {number(entry['high'])}]"
-        lines.append(
-            (
-                entry["value"],
-                (document["model"], number(entry["value"]), interval, str(document["n"]), _said(path, document)),
-            )
-        )
+        median = document["latency"]["median_seconds"]
+        time = "" if median is None else f"{1000 * median:.0f} ms"
+        cells = (document["model"], number(entry["value"]), interval, str(document["n"]), time, _said(path, document))
+        lines.append((entry["value"], cells))
     for figure in {(f["system"], f["figure"], f["source"]): f for _, d in runs for f in d["published"]}.values():
         if figure["figure"] == primary:
             cited = figure["source"] + (f"; {figure['note']}" if figure.get("note") else "")
-            lines.append((figure["value"], (figure["system"], f"{figure['value']:.4g}", "", "", f"published: {cited}")))
+            cells = (figure["system"], f"{figure['value']:.4g}", "", "", "", f"published: {cited}")
+            lines.append((figure["value"], cells))
     sign = 1.0 if primary in LOWER_IS_BETTER else -1.0
     lines.sort(key=lambda line: (line[0] is None, sign * (line[0] or 0.0)))
     rows = tuple((str(place), *cells) for place, (_, cells) in enumerate(lines, start=1))
     return Section(
         key=f"{task}-{split}",
         title=f"{first['title']} ({task}, {split})",
-        header=("", "system", name_of(primary), "95 % interval", "n", "where from"),
+        header=("", "system", name_of(primary), "95 % interval", "n", "median time an item", "where from"),
         rows=rows,
         text=first["source"],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -199,16 +200,20 @@ def test_what_is_remembered_belongs_to_the_clip() -> None:
         calls.append(frames)
         return (len(calls),)
 
-    class Reader:
-        def read(self, *arguments: Any) -> Any:
-            return None
-
     parts = dataclasses.replace(Analyzer.load("nano").parts, track_faces=track)
+
+    class Pictures:
+        pass
+
     tracker = remember(parts).track_faces
-    first, second = object(), object()
+    first, second = Pictures(), Pictures()
     assert tracker(first, audio=None) == tracker(first, audio=None) == (1,)  # type: ignore[arg-type]
     assert tracker(second, audio=None) == (2,)  # type: ignore[arg-type]
     assert tracker(first, audio=None) == (1,)  # type: ignore[arg-type]
+    calls.clear()
+    gone = weakref.ref(second)
+    del second
+    assert gone() is None  # a clip that is done is not held on to
 
 
 def test_an_adapter_names_its_base(tmp_path: Path) -> None:
