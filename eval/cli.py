@@ -336,6 +336,46 @@ def part(
         run_part(console, name, load_part(name), data=find_data(data), options=options, json_path=json_path)
 
 
+@app.command()
+def companions(
+    task: Annotated[str, typer.Argument(help="Task whose items are asked about.")],
+    model: Annotated[str, typer.Option(help="nano, a model folder, or an adapter folder.")] = "nano",
+    base: Annotated[str | None, typer.Option(help="Base of an adapter that does not name its own.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "cpu",
+    data: Annotated[Path | None, typer.Option(help=f"Folder of the raw data. Default: ${DATA_VARIABLE}.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split; default: the task's own.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask only so many items, evenly spread over the split.")] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Also write figures and origin here.")] = None,
+) -> None:
+    """Figures of rationales that need no judge: claims against readings, absent modalities, form, consistency."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with _errors_in_one_line():
+        from eval.analyzer_model import AnalyzerModel
+        from eval.companions_run import companion_section, run_companions
+        from eval.report import provenance, write_json
+        from eval.run import EvalOptions
+        from eval.scoring import ScoreSettings
+
+        chosen, where = load_task(task), find_data(data)
+        options = EvalOptions(split=split, limit=limit, score=ScoreSettings(num_resamples=resamples, seed=seed))
+        asked = AnalyzerModel.load(model, base=base, device=device)
+        console = Console()
+        with Progress(console=console, transient=True) as bar:
+            line = bar.add_task(task, total=None)
+            document = run_companions(
+                chosen, asked.analyzer, where, options, model=asked.name,
+                progress=lambda done, total: bar.update(line, completed=done, total=total),
+            )  # fmt: skip
+        show(console, [companion_section(document)])
+        if json_path is not None:
+            write_json(json_path, {**document, "origin": provenance()})
+            console.print(f"written to {json_path}", markup=False, soft_wrap=True)
+
+
 def find_data(given: Path | None) -> Path:
     """Return where the data lies: the option, then the environment, then the folder beside the checkout."""
     path = given or Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA)

@@ -35,6 +35,7 @@ PHRASINGS = (
 )
 ONE_WORD_QUESTION = "Answer in one word: what does the person appear to feel?"
 JSON_QUESTION = "What does the person appear to feel, and why? Answer as JSON with the keys label and rationale."
+_QUOTED = re.compile(r"“[^”]*”")
 _ONE_WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*[.!]?")
 
 
@@ -110,11 +111,16 @@ def count_words(text: str) -> int:
     return sum(any(character.isalnum() for character in part) for part in text.split())
 
 
+def count_sentences(text: str) -> int:
+    """Count the sentences of a text; those of the words that it quotes are not its own."""
+    return len(sentences(_QUOTED.sub("“”", text)))
+
+
 def keeps_voice(text: str) -> bool:
     """Say whether a rationale has the length of the house voice, in words and in sentences."""
     return (
         VOICE_WORDS[0] <= count_words(text) <= VOICE_WORDS[1]
-        and VOICE_SENTENCES[0] <= len(sentences(text)) <= VOICE_SENTENCES[1]
+        and VOICE_SENTENCES[0] <= count_sentences(text) <= VOICE_SENTENCES[1]
     )
 
 
@@ -219,7 +225,7 @@ def _add_rationale(
 ) -> None:
     text = one.rationale or ""
     add("words", count_words(text))
-    add("sentences", len(sentences(text)))
+    add("sentences", count_sentences(text))
     add("in_house_voice", keeps_voice(text))
     said = hedging(text, extra)
     add("hedged", said.hedged, said.hedged + said.flat)

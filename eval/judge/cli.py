@@ -61,22 +61,57 @@ def overlap(
     body: Body = None,
 ) -> None:
     """Overlap of two descriptions, 0 to 10 (columns name,reason)."""
-    from eval.judge import clue_overlap, label_overlap
     from eval.report import provenance, write_json
 
     with _errors():
-        judged = {"clues": clue_overlap, "labels": label_overlap}
-        if figure not in judged:
-            raise InputError(f"figure {figure!r} is not allowed; clues or labels", field="figure")
+        judged = _figure(figure)
         pairs = _pairs(predictions, gold, missing=missing)
         with _judge(
             base_url, model, cache, temperature=temperature, repeats=repeats, seed=seed, max_tokens=max_tokens,
             workers=workers, timeout=timeout, share=max_unjudged_share, json_mode=json_mode, body=body,
         ) as judge:  # fmt: skip
-            result = judged[figure](judge, pairs, seed=seed)
+            result = judged(judge, pairs, seed=seed)
         files = {"predictions": _named(predictions), "gold": _named(gold)}
         write_json(output, {**result.to_json_dict(), "files": files, "origin": provenance()})
     _say_overlap(result, output)
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished `emollama eval` run.")],
+    data: Annotated[Path, typer.Option(help="The raw data of its task, with the true descriptions.")],
+    model: Model,
+    figure: Annotated[str, typer.Option(help="clues or labels.")] = "clues",
+    output: Annotated[
+        Path | None, typer.Option(help="Where the result is written. Default: RUN/judged-....json")
+    ] = None,
+    base_url: BaseUrl = None,
+    cache: Cache = DEFAULT_CACHE,
+    temperature: Temperature = 0.0,
+    repeats: Repeats = 1,
+    seed: Seed = 0,
+    max_tokens: MaxTokens = 600,
+    workers: Workers = 4,
+    timeout: Timeout = 60.0,
+    max_unjudged_share: Share = 0.05,
+    json_mode: JsonMode = True,
+    body: Body = None,
+) -> None:
+    """Overlap of a run's rationales with the true descriptions of its task (emer)."""
+    from eval.judge.runs import pairs_of_run
+    from eval.report import provenance, write_json
+
+    with _errors():
+        judged = _figure(figure)
+        pairs = pairs_of_run(folder, data)
+        target = output or folder / f"judged-{figure}.json"
+        with _judge(
+            base_url, model, cache, temperature=temperature, repeats=repeats, seed=seed, max_tokens=max_tokens,
+            workers=workers, timeout=timeout, share=max_unjudged_share, json_mode=json_mode, body=body,
+        ) as judge:  # fmt: skip
+            result = judged(judge, pairs, seed=seed)
+        write_json(target, {**result.to_json_dict(), "run": folder.name, "origin": provenance()})
+    _say_overlap(result, target)
 
 
 @app.command()
@@ -212,6 +247,15 @@ def _judge(
         yield Judge(endpoint, asked)
     finally:
         endpoint.close()
+
+
+def _figure(name: str) -> Callable[..., OverlapResult]:
+    from eval.judge import clue_overlap, label_overlap
+
+    judged = {"clues": clue_overlap, "labels": label_overlap}
+    if name not in judged:
+        raise InputError(f"figure {name!r} is not allowed; clues or labels", field="figure")
+    return judged[name]
 
 
 def _texts(path: Path, column: str) -> dict[str, str]:

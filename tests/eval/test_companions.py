@@ -25,6 +25,7 @@ from eval.companions import (
     ask_all,
     collect,
     consistency,
+    count_sentences,
     count_words,
     is_json,
     is_one_word,
@@ -150,6 +151,8 @@ def test_overlap_by_hand() -> None:
 def test_the_house_voice() -> None:
     assert keeps_voice(GOOD)
     assert count_words("The face — from 0.5 s — lights up .") == 7
+    quoting = "The words “No! Stop it. Go!” read as angry. So it seems."
+    assert count_sentences(quoting) == 2
     assert not keeps_voice("The person appears sad. The face says so.")
     assert not keeps_voice(" ".join(["sad"] * 40) + ".")
     assert not keeps_voice(GOOD + " " + GOOD)
