@@ -45,7 +45,7 @@ TASK = EvalTask(
     licence="Apache-2.0 / CC BY 4.0 (google-research)",
     home="https://github.com/google-research/google-research/tree/master/goemotions",
     notes=(
-        "nano's backbone was trained on the split train. The split dev was looked at while nano was made and half of it "
-        "served its calibration; nothing was learned from it otherwise."
+        "nano's backbone was trained on the split train. The split dev was looked at while nano was made, and half of "
+        "it served its calibration; nothing was learned from it otherwise."
     ),
 )
