@@ -77,7 +77,8 @@ def _talker(num_samples: int, random: np.random.Generator) -> np.ndarray:
     start = int(random.uniform(0.0, 0.3) * SAMPLE_RATE)
     while start < num_samples:
         length = int(random.uniform(0.12, 0.30) * SAMPLE_RATE)
-        glide = np.linspace(*random.uniform(0.85, 1.15, 2), length)
+        begin, finish = (float(end) for end in random.uniform(0.85, 1.15, 2))
+        glide = np.linspace(begin, finish, length)
         phase = np.cumsum(base_hz * glide) / SAMPLE_RATE
         syllable = 2.0 * (phase % 1.0) - 1.0 + 0.1 * random.standard_normal(length)
         for hz, width in ((random.uniform(300, 800), 90.0), (random.uniform(900, 2300), 140.0)):

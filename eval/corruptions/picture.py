@@ -124,5 +124,7 @@ class Jpeg:
         for index, image in enumerate(clip.frames.images):
             flag = [cv2.IMWRITE_JPEG_QUALITY, int(drawn["quality"])]
             _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), flag)
-            squeezed[index] = cv2.imdecode(encoded, cv2.IMREAD_COLOR)[:, :, ::-1]
+            decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+            assert decoded is not None  # it was encoded just now
+            squeezed[index] = decoded[:, :, ::-1]
         return changed(clip, "jpeg", drawn, frames=dataclasses.replace(clip.frames, images=squeezed))

@@ -189,7 +189,8 @@ def _overlap(judge: Judge, pairs: Sequence[Pair], kind: Kind, *, num_resamples: 
 
 
 def _judge_pair(judge: Judge, pair: Pair, kind: Kind) -> PairScore:
-    scores, first = [], PairScore(name=pair.name)
+    scores: list[float] = []
+    first = PairScore(name=pair.name)
     for repeat in range(judge.options.repeats):
         one = _judge_once(judge, pair, kind, seed=repeat)
         scores.extend(one.scores)
