@@ -1,12 +1,13 @@
 # The service in a container, as a user without privileges.
 #
 #   CPU:   docker build -t emollama .
-#          docker run --rm -p 8000:8000 --read-only --tmpfs /tmp:size=4g emollama
+#          docker run --rm -p 127.0.0.1:8000:8000 -e EMOLLAMA_AUTH=open --read-only --tmpfs /tmp:size=4g emollama
 #   CUDA:  docker build -t emollama:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 \
 #                       --build-arg EXTRAS=[gpu] .
-#          docker run --rm --gpus all -p 8000:8000 -e EMOLLAMA_DEVICE=cuda:0 emollama:cuda
+#          docker run --rm --gpus all -p 127.0.0.1:8000:8000 -e EMOLLAMA_AUTH=open -e EMOLLAMA_DEVICE=cuda:0 emollama:cuda
 #
-# The service has no authentication: publish the port to this machine (-p 127.0.0.1:8000:8000) or to a proxy that has.
+# EMOLLAMA_AUTH=open asks nobody for a key, which is for a port published to this machine alone, or to a proxy that asks.
+# For everybody else: EMOLLAMA_AUTH=keys and a volume for the keys (docs/security.md).
 
 ARG PYTHON_VERSION=3.11
 

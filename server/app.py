@@ -22,6 +22,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from emollama import __version__
 from server import errors
+from server.auth import AuthMiddleware, KeyRing
 from server.deps import Analyzing
 from server.fetch import Fetcher
 from server.gate import Gate
@@ -120,6 +121,12 @@ def create_app(
         app.state.settings, app.state.models, app.state.gate = settings, models, gate
         app.state.inbox = Inbox(scratch, limits=limits, max_uploads=settings.max_uploads)
         app.state.scratch_root = str(scratch.root)
+        app.state.keys = KeyRing(
+            store,
+            is_required=settings.auth == "keys",
+            admin_key=None if settings.admin_key is None else settings.admin_key.get_secret_value(),
+            per_minute=settings.key_rate,
+        )
         app.state.fetcher = Fetcher(settings.fetch_policy())
         app.state.store, app.state.data, app.state.jobs = store, data, jobs
         bundle_limits = dataclasses.replace(
@@ -159,13 +166,14 @@ def create_app(
         app.include_router(router)
     if settings.docs:
         app.include_router(docs.router)
+    app.add_middleware(AuthMiddleware)
     app.add_middleware(EdgeMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["X-Request-Id"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     return app

@@ -67,10 +67,18 @@ def server_config(settings: Settings) -> uvicorn.Config:
     from server.app import create_app
     from server.logs import log_config
 
-    if not settings.is_loopback:
+    if not settings.is_loopback and settings.auth == "off":
         typer.echo(
-            f"warning: listening on {settings.host}, and there is no authentication: anyone who reaches this address "
-            "may use the service. Put an authenticating proxy in front of it.",
+            f"error: {settings.host} is more than this machine, and requests need no key. Set EMOLLAMA_AUTH=keys and "
+            "make keys with `emollama keys create`, or EMOLLAMA_AUTH=open when something in front of the service "
+            "decides who reaches it.",
+            err=True,
+        )
+        raise typer.Exit(2)
+    if not settings.is_loopback and settings.auth == "open":
+        typer.echo(
+            f"warning: listening on {settings.host}, and requests need no API key: whoever reaches this address may "
+            "use the service.",
             err=True,
         )
     return uvicorn.Config(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
+from server.auth import Principal
 from server.fetch import Fetcher
 from server.gate import Gate
 from server.ingest import Inbox
@@ -67,6 +68,10 @@ def _fetcher(request: Request) -> Fetcher:
     return cast(Fetcher, request.app.state.fetcher)
 
 
+def _principal(request: Request) -> Principal:
+    return cast(Principal, request.state.principal)
+
+
 def _store(request: Request) -> Store:
     return cast(Store, request.app.state.store)
 
@@ -85,6 +90,7 @@ GateDep = Annotated[Gate, Depends(_gate)]
 InboxDep = Annotated[Inbox, Depends(_inbox)]
 BundleInboxDep = Annotated[Inbox, Depends(_bundle_inbox)]
 FetcherDep = Annotated[Fetcher, Depends(_fetcher)]
+PrincipalDep = Annotated[Principal, Depends(_principal)]
 StoreDep = Annotated[Store, Depends(_store)]
 DataDep = Annotated[DataFolder, Depends(_data)]
 JobsDep = Annotated[JobService, Depends(_jobs)]

@@ -30,6 +30,8 @@ logger = logging.getLogger("server.errors")
 
 _INVALID = "invalid_request_error"
 _LIMIT = "rate_limit_error"
+_AUTHENTICATION = "authentication_error"
+_PERMISSION = "permission_error"
 _SERVER = "server_error"
 
 
@@ -97,6 +99,17 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
             400, _INVALID, "The clip could not be fetched from its address.",
             "the clip could not be fetched: its host answered with status 404", "messages",
         ),
+        "missing_api_key": ErrorCode(
+            401, _AUTHENTICATION, "The request has no API key.",
+            "the request has no API key; send one as Authorization: Bearer",
+        ),
+        "invalid_api_key": ErrorCode(
+            401, _AUTHENTICATION, "The API key is unknown, revoked or expired.", "the API key is not valid"
+        ),
+        "insufficient_scope": ErrorCode(
+            403, _PERMISSION, "The API key has not the scope that the request needs.",
+            "this key has not the scope 'jobs' that the request needs",
+        ),
         "not_found": ErrorCode(404, _INVALID, "No such route.", "no route GET /analyse"),
         "model_not_found": ErrorCode(
             404, _INVALID, "The service has no such model or adapter.", "unknown model 'mega'; known: nano", "model"
@@ -149,6 +162,10 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
         "busy": ErrorCode(
             429, _LIMIT, "All places are taken; come back after `Retry-After` seconds.",
             "2 clips are being analysed and 16 wait; try again in 9 s",
+        ),
+        "rate_limit_exceeded": ErrorCode(
+            429, _LIMIT, "The API key has asked too often; come back after `Retry-After` seconds.",
+            "this key may ask 60 times a minute; try again in 3 s",
         ),
         "client_closed_request": ErrorCode(
             499, _INVALID, "The client went away; nobody reads this answer, but the log does.", "the client went away"

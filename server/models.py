@@ -35,13 +35,19 @@ logger = logging.getLogger("server.models")
 class ModelSpec:
     """A name that requests may use: a model, or (with ``adapter``) an adapter folder on the model ``base``.
 
-    ``created`` is Unix seconds, ``None`` for what the service was started with.
+    ``created`` is Unix seconds, ``None`` for what the service was started with. An adapter with an ``owner`` is there
+    for that one alone.
     """
 
     name: str
     base: str
     adapter: Path | None = None
     created: int | None = None
+    owner: str | None = None
+
+    def is_seen_by(self, owner: str | None) -> bool:
+        """Whether it exists for ``owner`` (None: who may see everybody's)."""
+        return owner is None or self.owner is None or self.owner == owner
 
 
 Load = Callable[[ModelSpec], "Analyzing"]
@@ -116,15 +122,17 @@ class ModelHost:
             raise ApiError("not_ready", message, headers={"Retry-After": "2"})
         return self._loaded[name]
 
-    async def acquire(self, name: str | None) -> Analyzing:
+    async def acquire(self, name: str | None, *, owner: str | None = None) -> Analyzing:
         """Return the analyzer of any name, loading an adapter that is not in memory; other requests go on meanwhile.
+
+        ``owner`` says for whom: another owner's adapter is unknown (None: everybody's are known).
 
         It stays usable for who holds it, also when the adapter is dropped from memory or deleted.
         """
         if name is None or name in self._specs:
             return self.get(name)
         # The catalog is asked each time: the adapter may have been deleted, here or by another process.
-        spec = await asyncio.to_thread(self._find, name)
+        spec = await asyncio.to_thread(self._find, name, owner)
         with self._lock:
             if name in self._adapters:
                 self._adapters.move_to_end(name)
@@ -148,25 +156,28 @@ class ModelHost:
         """Whether a name was given at start, and so cannot be deleted."""
         return name in self._specs
 
-    def describe(self, name: str) -> ModelOut:
+    def describe(self, name: str, *, owner: str | None = None) -> ModelOut:
         """Return a name's entry in `/v1/models`; the folder of an adapter is told without its path. Blocks."""
-        return self._entry(self._find(name))
+        return self._entry(self._find(name, owner))
 
-    def describe_all(self) -> list[ModelOut]:
-        """Return every name whose loading did not fail, the adapters of jobs last. Blocks."""
+    def describe_all(self, *, owner: str | None = None) -> list[ModelOut]:
+        """Return every name (with ``owner``: that one sees) whose loading did not fail, jobs' adapters last. Blocks."""
         fixed = [self._entry(spec) for name, spec in self._specs.items() if name not in self._failed]
-        return fixed + [self._entry(spec) for spec in (self._catalog.all() if self._catalog else ())]
+        return fixed + [self._entry(spec) for spec in self._shelf(owner)]
 
     def close(self) -> None:
         self._loader.shutdown(wait=True, cancel_futures=True)
 
-    def _find(self, name: str) -> ModelSpec:
+    def _find(self, name: str, owner: str | None) -> ModelSpec:
         spec = self._specs.get(name) or (self._catalog.find(name) if self._catalog else None)
         if spec is None:
             self.forget(name)
-            known = (*self._specs, *(each.name for each in (self._catalog.all() if self._catalog else ())))
-            raise UnknownNameError("model", name[:100], known)
+        if spec is None or not spec.is_seen_by(owner):
+            raise UnknownNameError("model", name[:100], (*self._specs, *(each.name for each in self._shelf(owner))))
         return spec
+
+    def _shelf(self, owner: str | None) -> list[ModelSpec]:
+        return [spec for spec in (self._catalog.all() if self._catalog else ()) if spec.is_seen_by(owner)]
 
     def _entry(self, spec: ModelSpec) -> ModelOut:
         base = Path(spec.base).name

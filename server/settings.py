@@ -2,7 +2,7 @@
 
 A settings object is made by the process (or the test) and handed to `server.app.create_app`; nothing else reads the
 environment. The defaults are for one person's machine: the service listens on the loopback address only, because it
-has no authentication of its own yet.
+asks nobody for a key until it is told to (``EMOLLAMA_AUTH``).
 """
 
 from __future__ import annotations
@@ -42,6 +42,18 @@ class Settings(BaseSettings):
     root_path: str = Field("", description="Path prefix under which a reverse proxy publishes the service.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Web origins that may call the service from a browser, comma-separated; none by default."
+    )
+
+    auth: Literal["off", "keys", "open"] = Field(
+        "off",
+        description="keys: every request but /health needs an API key; off: none does, on the loopback address only; "
+        "open: none does, anywhere.",
+    )
+    admin_key: SecretStr | None = Field(
+        None, description="The operator's own key, of at least 32 characters; it may do everything."
+    )
+    key_rate: int | None = Field(
+        None, ge=1, description="Requests a minute of a key that was made without a rate; unlimited if unset."
     )
 
     model: str = Field(
@@ -157,6 +169,13 @@ class Settings(BaseSettings):
     def _check_root_path(cls, value: str) -> str:
         if value and (not value.startswith("/") or value.endswith("/")):
             raise ValueError(f"root_path is {value!r}; allowed: empty, or /prefix without a slash at the end")
+        return value
+
+    @field_validator("admin_key")
+    @classmethod
+    def _check_admin_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and (len(value.get_secret_value()) < 32 or not value.get_secret_value().isascii()):
+            raise ValueError("admin_key must have at least 32 characters, all of them ASCII")
         return value
 
     @field_validator("org")

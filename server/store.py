@@ -33,13 +33,14 @@ from sqlalchemy import (
     insert,
     select,
     text,
+    update,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from emollama.errors import EmoLlamaError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_MS = 30_000
 _SETUP_LOCK = 0x656D6F  # any number that is ours, for Postgres' advisory lock
 
@@ -136,6 +137,20 @@ adapters = Table(
     Column("created_at", Float, nullable=False),
 )  # fmt: skip
 
+api_keys = Table(
+    "api_keys", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("note", String(200), nullable=False),
+    Column("per_minute", Integer),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("revoked_at", Float),
+)  # fmt: skip
+
 deliveries = Table(
     "webhook_deliveries", metadata,
     Column("seq", Integer, primary_key=True, autoincrement=True),
@@ -216,19 +231,22 @@ def _engine(url: str) -> Engine:
 
 
 def _prepare(connection: Connection) -> str:
-    """Make the tables of a new database, refuse one of another version, and return its id."""
+    """Make the tables of a new database, bring an older one up to date, refuse a newer one, and return its id."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
     schema_version.create(connection, checkfirst=True)
     found = connection.execute(select(schema_version)).first()
-    if found is not None and found.version != SCHEMA_VERSION:
+    if found is not None and found.version > SCHEMA_VERSION:
         raise StoreError(
-            f"the database has schema version {found.version}; this program reads version {SCHEMA_VERSION}: use the "
+            f"the database has schema version {found.version}; this program reads up to {SCHEMA_VERSION}: use the "
             "version of emollama that made it, or name another database or data folder"
         )
-    if found is not None:
+    if found is not None and found.version == SCHEMA_VERSION:
         return str(found.database_id)
-    metadata.create_all(connection)
+    metadata.create_all(connection)  # version 2 brought api_keys, and changed nothing that was there
+    if found is not None:
+        connection.execute(update(schema_version).values(version=SCHEMA_VERSION))
+        return str(found.database_id)
     database_id = uuid.uuid4().hex
     connection.execute(insert(schema_version).values(version=SCHEMA_VERSION, database_id=database_id))
     return database_id

@@ -30,4 +30,5 @@ class AdapterCatalog:
             base=self._bases.get(record.base, record.base),
             adapter=self._data.absolute(record.folder),
             created=int(record.created_at),
+            owner=record.owner,
         )

@@ -1,4 +1,4 @@
-"""`emollama jobs`: fine-tuning jobs of a running service, over HTTP.
+"""`emollama jobs`: fine-tuning jobs of a running service, over HTTP; ``EMOLLAMA_API_KEY`` is sent when it is set.
 
 Exit codes: 0 done, 1 the job that was followed did not succeed, 2 the service refused or is not there.
 """
@@ -155,10 +155,15 @@ def _ask(server: str, job: str, verb: str) -> None:
 
 
 def _client(server: str) -> httpx.Client:
+    import os
+
     import httpx
 
+    key = os.environ.get("EMOLLAMA_API_KEY", "")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     # A big upload, and the check of what was uploaded, take their time; connecting does not.
-    return httpx.Client(base_url=server.rstrip("/"), timeout=httpx.Timeout(3600.0, connect=10.0))
+    timeout = httpx.Timeout(3600.0, connect=10.0)
+    return httpx.Client(base_url=server.rstrip("/"), headers=headers, timeout=timeout)
 
 
 def _call(client: httpx.Client, method: str, path: str, **options: Any) -> Any:

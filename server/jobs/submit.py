@@ -40,6 +40,7 @@ class Order:
     seed: int | None
     hyperparameters: Mapping[str, Any]
     metadata: Mapping[str, str]
+    owner: str = "local"
 
 
 class Submitter:
@@ -81,6 +82,7 @@ class Submitter:
                 created_at=time.time(),
                 hyperparameters=order.hyperparameters,
                 metadata=order.metadata,
+                owner=order.owner,
             )
             created = EventRecord(message=f"Created fine-tuning job: {job_id}")
             then = (EventRecord(message="The files are being checked"),) if events is None else events

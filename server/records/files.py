@@ -38,18 +38,28 @@ def add(store: Store, record: FileRecord) -> None:
         connection.execute(insert(table).values(**vars(record)))
 
 
-def find(store: Store, file_id: str, *, now: float) -> FileRecord | None:
-    """Return a file, or None when there is none or it has expired."""
+def find(store: Store, file_id: str, *, now: float, owner: str | None = None) -> FileRecord | None:
+    """Return a file (with ``owner``: of that one), or None when there is none or it has expired."""
+    query = select(table).where(table.c.id == file_id)
     with store.read() as connection:
-        row = connection.execute(select(table).where(table.c.id == file_id)).first()
+        row = connection.execute(query if owner is None else query.where(table.c.owner == owner)).first()
     record = None if row is None else _of(row)
     return None if record is None or (record.expires_at is not None and record.expires_at <= now) else record
 
 
 def page(
-    store: Store, *, now: float, purpose: str | None, after: str | None, limit: int, newest_first: bool
+    store: Store,
+    *,
+    now: float,
+    purpose: str | None,
+    after: str | None,
+    limit: int,
+    newest_first: bool,
+    owner: str | None = None,
 ) -> Page[FileRecord]:
     query = all_of(table, (table.c.expires_at.is_(None)) | (table.c.expires_at > now))
+    if owner is not None:
+        query = query.where(table.c.owner == owner)
     if purpose is not None:
         query = query.where(table.c.purpose == purpose)
     with store.read() as connection:

@@ -103,15 +103,19 @@ def add_events_within(connection: Connection, job_id: str, events: tuple[EventRe
         connection.execute(insert(job_events), [{"job_id": job_id, **vars(event)} for event in events])
 
 
-def find(store: Store, job_id: str) -> JobRecord | None:
+def find(store: Store, job_id: str, *, owner: str | None = None) -> JobRecord | None:
+    """Return a job (with ``owner``: of that one), or None when there is none."""
+    query = select(table).where(table.c.id == job_id)
     with store.read() as connection:
-        row = connection.execute(select(table).where(table.c.id == job_id)).first()
+        row = connection.execute(query if owner is None else query.where(table.c.owner == owner)).first()
         return None if row is None else of_row(connection, row)
 
 
-def page(store: Store, *, metadata: Mapping[str, str], after: str | None, limit: int) -> Page[JobRecord]:
-    """Return jobs, newest first, that have all of these metadata."""
-    query = all_of(table)
+def page(
+    store: Store, *, metadata: Mapping[str, str], after: str | None, limit: int, owner: str | None = None
+) -> Page[JobRecord]:
+    """Return jobs (with ``owner``: of that one), newest first, that have all of these metadata."""
+    query = all_of(table) if owner is None else all_of(table, table.c.owner == owner)
     for key, value in metadata.items():
         pairs = select(job_metadata.c.job_id).where(job_metadata.c.key == key, job_metadata.c.value == value)
         query = query.where(table.c.id.in_(pairs))

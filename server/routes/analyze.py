@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from server.deps import Analyzing, GateDep, InboxDep, ModelsDep, SettingsDep
+from server.deps import Analyzing, GateDep, InboxDep, ModelsDep, PrincipalDep, SettingsDep
 from server.errors import responses
 from server.gate import Stop
 from server.ingest import UploadedFile
@@ -35,14 +35,19 @@ router = APIRouter(tags=["analysis"])
     openapi_extra={"requestBody": REQUEST_BODY},
 )  # fmt: skip
 async def analyze(
-    request: Request, models: ModelsDep, gate: GateDep, inbox: InboxDep, settings: SettingsDep
+    request: Request,
+    models: ModelsDep,
+    gate: GateDep,
+    inbox: InboxDep,
+    settings: SettingsDep,
+    principal: PrincipalDep,
 ) -> Response:
     """Send a clip as multipart field `file`. The file is deleted when the answer is sent; nothing of it is kept."""
     models.require_ready()
     gate.require_room()
     async with inbox.receive(request) as upload:
         form = AnalyzeForm.from_fields(upload.fields)
-        work = _work(await models.acquire(form.model), upload.file, form, settings)
+        work = _work(await models.acquire(form.model, owner=principal.sees), upload.file, form, settings)
         timeout = settings.request_timeout_seconds
         outcome = await gate.run(work, gone=lambda: until_gone(request), timeout_seconds=timeout)
     request.state.log.update(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 
-from server.deps import BundleInboxDep, DataDep, SettingsDep, StoreDep
+from server.deps import BundleInboxDep, DataDep, PrincipalDep, SettingsDep, StoreDep
 from server.errors import ApiError, responses
 from server.ingest import Upload
 from server.layout import DataFolder
@@ -35,16 +35,21 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
     openapi_extra={"requestBody": REQUEST_BODY},
 )  # fmt: skip
 async def upload_file(
-    request: Request, inbox: BundleInboxDep, store: StoreDep, data: DataDep, settings: SettingsDep
+    request: Request,
+    inbox: BundleInboxDep,
+    store: StoreDep,
+    data: DataDep,
+    settings: SettingsDep,
+    principal: PrincipalDep,
 ) -> FileOut:
     """It is kept until it is deleted or expires. What is in it is checked when a job is made of it."""
     async with inbox.receive(request) as upload:
         form = FileForm.from_fields(upload.fields)
-        record = await asyncio.to_thread(_keep, upload, form, store, data, settings)
+        record = await asyncio.to_thread(_keep, upload, form, store, data, settings, principal.owner)
     return FileOut.of(record)
 
 
-def _keep(upload: Upload, form: FileForm, store: Store, data: DataFolder, settings: Settings) -> FileRecord:
+def _keep(upload: Upload, form: FileForm, store: Store, data: DataFolder, settings: Settings, owner: str) -> FileRecord:
     from train.data.bundle import BundleError, kind_of
     from train.data.codes import CODES
 
@@ -62,6 +67,7 @@ def _keep(upload: Upload, form: FileForm, store: Store, data: DataFolder, settin
         num_bytes=upload.file.num_bytes,
         created_at=now,
         expires_at=None if seconds is None else now + seconds,
+        owner=owner,
     )
     target = data.file(record.id)
     os.replace(upload.file.path, target)
@@ -76,13 +82,17 @@ def _keep(upload: Upload, form: FileForm, store: Store, data: DataFolder, settin
 @router.get("", summary="Files that are kept", responses=responses("invalid_value"))
 def list_files(
     store: StoreDep,
+    principal: PrincipalDep,
     after: Annotated[str | None, Query(max_length=64, description="Go on after this file.")] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
     purpose: Annotated[str | None, Query(max_length=64)] = None,
 ) -> FileList:
     newest_first = order == "desc"
-    page = files.page(store, now=time.time(), purpose=purpose, after=after, limit=limit, newest_first=newest_first)
+    page = files.page(
+        store, now=time.time(), purpose=purpose, after=after, limit=limit, newest_first=newest_first,
+        owner=principal.sees,
+    )  # fmt: skip
     ids = [record.id for record in page.items]
     return FileList(
         data=[FileOut.of(record) for record in page.items],
@@ -93,13 +103,13 @@ def list_files(
 
 
 @router.get("/{file_id}", summary="One file", responses=responses("file_not_found"))
-def get_file(file_id: str, store: StoreDep) -> FileOut:
-    return FileOut.of(find_file(store, file_id))
+def get_file(file_id: str, store: StoreDep, principal: PrincipalDep) -> FileOut:
+    return FileOut.of(find_file(store, file_id, owner=principal.sees))
 
 
 @router.get("/{file_id}/content", summary="The bytes of a file", responses=responses("file_not_found"))
-def get_content(file_id: str, store: StoreDep, data: DataDep) -> FileResponse:
-    record = find_file(store, file_id)
+def get_content(file_id: str, store: StoreDep, data: DataDep, principal: PrincipalDep) -> FileResponse:
+    record = find_file(store, file_id, owner=principal.sees)
     path = data.file(record.id)
     if not path.is_file():
         raise _not_found(file_id)
@@ -107,17 +117,17 @@ def get_content(file_id: str, store: StoreDep, data: DataDep) -> FileResponse:
 
 
 @router.delete("/{file_id}", summary="Delete a file", responses=responses("file_not_found"))
-def delete_file(file_id: str, store: StoreDep, data: DataDep) -> FileDeletedOut:
+def delete_file(file_id: str, store: StoreDep, data: DataDep, principal: PrincipalDep) -> FileDeletedOut:
     """A job that was made of it keeps its own copy until it has ended."""
-    record = find_file(store, file_id)
+    record = find_file(store, file_id, owner=principal.sees)
     data.file(record.id).unlink(missing_ok=True)
     files.remove(store, record.id)
     return FileDeletedOut(id=record.id)
 
 
-def find_file(store: Store, file_id: str, *, param: str = "file_id") -> FileRecord:
-    """Return a file's record or raise; ``param`` is how the request called it."""
-    record = files.find(store, file_id, now=time.time())
+def find_file(store: Store, file_id: str, *, owner: str | None, param: str = "file_id") -> FileRecord:
+    """Return a file of ``owner`` (None: of anybody) or raise; ``param`` is how the request called it."""
+    record = files.find(store, file_id, now=time.time(), owner=owner)
     if record is None:
         raise _not_found(file_id, param=param)
     return record

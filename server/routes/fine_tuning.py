@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
+from server.auth import EVERYBODY, Principal
 from server.body import read_json_body
-from server.deps import DataDep, JobsDep, SettingsDep, StoreDep
+from server.deps import DataDep, JobsDep, PrincipalDep, SettingsDep, StoreDep
 from server.errors import ApiError, responses
 from server.jobs import requests
 from server.jobs.data_check import BadDataError
@@ -55,10 +56,12 @@ After = Annotated[str | None, Query(max_length=64, description="Go on after this
     ),
     openapi_extra={"requestBody": REQUEST_BODY},
 )  # fmt: skip
-async def create_job(request: Request, store: StoreDep, service: JobsDep, settings: SettingsDep) -> JobOut:
+async def create_job(
+    request: Request, store: StoreDep, service: JobsDep, settings: SettingsDep, principal: PrincipalDep
+) -> JobOut:
     """The files are unpacked and every line and clip is checked; a refusal lists all that is wrong in `problems`."""
     wanted = JobIn.from_json(await read_json_body(request))
-    order = await asyncio.to_thread(_order, wanted, store, service)
+    order = await asyncio.to_thread(_order, wanted, store, service, principal)
     try:
         job = await service.submitter.submit(order)
     except BadDataError as exc:
@@ -67,12 +70,14 @@ async def create_job(request: Request, store: StoreDep, service: JobsDep, settin
     return JobOut.of(job, org=settings.org)
 
 
-def _order(wanted: JobIn, store: Store, service: JobService) -> Order:
+def _order(wanted: JobIn, store: Store, service: JobService, principal: Principal) -> Order:
     """Return what is asked for, once the model and the files are known to be there."""
     service.require_base(wanted.model)
     for param in ("training_file", "validation_file"):
         file_id = getattr(wanted, param)
-        if file_id is not None and find_file(store, file_id, param=param).purpose != "fine-tune":
+        if file_id is None:
+            continue
+        if find_file(store, file_id, owner=principal.sees, param=param).purpose != "fine-tune":
             raise ApiError("invalid_value", f"{param} {file_id!r} has not the purpose fine-tune", param=param)
     return Order(
         base=wanted.model,
@@ -82,6 +87,7 @@ def _order(wanted: JobIn, store: Store, service: JobService) -> Order:
         seed=wanted.seed,
         hyperparameters=wanted.chosen_hyperparameters(),
         metadata=wanted.metadata or {},
+        owner=principal.owner,
     )
 
 
@@ -90,20 +96,21 @@ def list_jobs(
     request: Request,
     store: StoreDep,
     settings: SettingsDep,
+    principal: PrincipalDep,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> JobList:
     """`metadata[key]=value` in the query keeps the jobs that have it."""
     wanted = {match[1]: value for name, value in request.query_params.items() if (match := _METADATA.fullmatch(name))}
-    page = jobs.page(store, metadata=wanted, after=after, limit=limit)
+    page = jobs.page(store, metadata=wanted, after=after, limit=limit, owner=principal.sees)
     return JobList(
         data=[JobOut.of(job, org=settings.org) for job in page.items], has_more=page.has_more, **_ends(page.items)
     )
 
 
 @router.get("/{fine_tuning_job_id}", summary="One job", responses=responses("job_not_found"))
-def get_job(fine_tuning_job_id: str, store: StoreDep, settings: SettingsDep) -> JobOut:
-    return JobOut.of(_find(store, fine_tuning_job_id), org=settings.org)
+def get_job(fine_tuning_job_id: str, store: StoreDep, settings: SettingsDep, principal: PrincipalDep) -> JobOut:
+    return JobOut.of(_find(store, fine_tuning_job_id, principal), org=settings.org)
 
 
 @router.post(
@@ -112,11 +119,17 @@ def get_job(fine_tuning_job_id: str, store: StoreDep, settings: SettingsDep) -> 
     responses=responses("job_not_found", "invalid_job_state"),
 )
 async def cancel_job(
-    fine_tuning_job_id: str, store: StoreDep, data: DataDep, service: JobsDep, settings: SettingsDep
+    fine_tuning_job_id: str,
+    store: StoreDep,
+    data: DataDep,
+    service: JobsDep,
+    settings: SettingsDep,
+    principal: PrincipalDep,
 ) -> JobOut:
     """Its checkpoints stay. A running trainer is stopped; the answer may still say `running`."""
 
     def cancel() -> JobRecord:
+        _find(store, fine_tuning_job_id, principal)
         job = requests.cancel(store, fine_tuning_job_id, notify=settings.webhook_url is not None)
         if job.has_ended:
             RunFolder(data.job(job.id)).prune()
@@ -130,13 +143,19 @@ async def cancel_job(
     summary="Stop a job after a checkpoint, until it is resumed",
     responses=responses("job_not_found", "invalid_job_state"),
 )
-async def pause_job(fine_tuning_job_id: str, store: StoreDep, service: JobsDep, settings: SettingsDep) -> JobOut:
+async def pause_job(
+    fine_tuning_job_id: str, store: StoreDep, service: JobsDep, settings: SettingsDep, principal: PrincipalDep
+) -> JobOut:
     """A running trainer saves a checkpoint and ends; the answer may still say `running`."""
 
     def is_settled(job: JobRecord) -> bool:
         return job.has_ended or job.status == "paused"
 
-    return await _ask(lambda: requests.pause(store, fine_tuning_job_id), store, service, settings, until=is_settled)
+    def pause() -> JobRecord:
+        _find(store, fine_tuning_job_id, principal)
+        return requests.pause(store, fine_tuning_job_id)
+
+    return await _ask(pause, store, service, settings, until=is_settled)
 
 
 @router.post(
@@ -144,10 +163,14 @@ async def pause_job(fine_tuning_job_id: str, store: StoreDep, service: JobsDep, 
     summary="Let a paused job go on",
     responses=responses("job_not_found", "invalid_job_state"),
 )
-async def resume_job(fine_tuning_job_id: str, store: StoreDep, service: JobsDep, settings: SettingsDep) -> JobOut:
-    return await _ask(
-        lambda: requests.resume(store, fine_tuning_job_id), store, service, settings, until=lambda job: True
-    )
+async def resume_job(
+    fine_tuning_job_id: str, store: StoreDep, service: JobsDep, settings: SettingsDep, principal: PrincipalDep
+) -> JobOut:
+    def resume() -> JobRecord:
+        _find(store, fine_tuning_job_id, principal)
+        return requests.resume(store, fine_tuning_job_id)
+
+    return await _ask(resume, store, service, settings, until=lambda job: True)
 
 
 @router.get(
@@ -164,12 +187,13 @@ async def list_events(
     fine_tuning_job_id: str,
     store: StoreDep,
     settings: SettingsDep,
+    principal: PrincipalDep,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     stream: Annotated[bool, Query(description="Oldest first as server-sent events, until the job has ended.")] = False,
 ) -> Any:
     """With `stream=true`, `after` (or the header `Last-Event-ID`) says where to go on."""
-    await asyncio.to_thread(_find, store, fine_tuning_job_id)
+    await asyncio.to_thread(_find, store, fine_tuning_job_id, principal)
     if stream:
         after = after or request.headers.get("last-event-id")
         if after is not None:
@@ -196,10 +220,11 @@ async def list_events(
 def list_checkpoints(
     fine_tuning_job_id: str,
     store: StoreDep,
+    principal: PrincipalDep,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
 ) -> CheckpointList:
-    _find(store, fine_tuning_job_id)
+    _find(store, fine_tuning_job_id, principal)
     page = jobs.checkpoints_page(store, fine_tuning_job_id, after=after, limit=limit)
     data = [CheckpointOut.of(each, job_id=fine_tuning_job_id) for each in page.items]
     return CheckpointList(data=data, has_more=page.has_more, **_ends(page.items))
@@ -221,12 +246,12 @@ async def _ask(
         pause = min(settings.job_poll_seconds, 0.1)
         await asyncio.sleep(pause)
         waited += pause
-        job = await asyncio.to_thread(_find, store, job.id)
+        job = await asyncio.to_thread(_find, store, job.id, EVERYBODY)
     return JobOut.of(job, org=settings.org)
 
 
-def _find(store: Store, job_id: str) -> JobRecord:
-    job = jobs.find(store, job_id)
+def _find(store: Store, job_id: str, principal: Principal) -> JobRecord:
+    job = jobs.find(store, job_id, owner=principal.sees)
     if job is None:
         raise unknown_job(job_id)
     return job

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import uvicorn
 from pydantic import ValidationError
 from typer.testing import CliRunner
@@ -52,6 +53,8 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         {"webhook_url": "ftp://a.example", "webhook_secret": SECRET}, {"webhook_url": "https://a.example/hook"},
         {"webhook_url": "https://me:word@a.example", "webhook_secret": SECRET}, {"webhook_secret": "whsec_c2hvcnQ="},
         {"webhook_secret": "secret"}, {"job_niceness": 20},
+        {"auth": "none"}, {"admin_key": "short"}, {"key_rate": 0}, {"media_domains": "*"},
+        {"media_domains": "10.0.0.1"},
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused(wrong: dict[str, Any]) -> None:
@@ -61,9 +64,12 @@ def test_a_wrong_value_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_secrets_are_not_shown() -> None:
     url = "postgresql+psycopg://me:word@db.example/emollama"
-    settings = Settings(webhook_url="https://a.example/hook", webhook_secret=SECRET, database_url=url)
+    settings = Settings(
+        webhook_url="https://a.example/hook", webhook_secret=SECRET, database_url=url, admin_key="an admin's key " * 3
+    )
     assert SECRET not in repr(settings)
     assert "word" not in repr(settings)
+    assert "an admin's key" not in repr(settings)
 
 
 def test_data_lies_in_the_users_folder_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -109,9 +115,14 @@ def test_the_command_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert "warning" not in result.output
 
 
-def test_listening_to_the_world_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    server_config(Settings(host="0.0.0.0"))
-    assert "there is no authentication" in capsys.readouterr().err
+def test_listening_to_the_world_without_keys_must_be_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        server_config(Settings(host="0.0.0.0"))
+    assert "EMOLLAMA_AUTH=keys" in capsys.readouterr().err
+    server_config(Settings(host="0.0.0.0", auth="open"))
+    assert "need no API key" in capsys.readouterr().err
+    server_config(Settings(host="0.0.0.0", auth="keys"))
+    assert capsys.readouterr().err == ""
 
 
 def test_the_command_module_costs_nothing_to_import() -> None:

@@ -1,0 +1,106 @@
+"""`emollama keys`: API keys in the database of the service, which need not run.
+
+The database is the one that the service uses: ``EMOLLAMA_DATABASE_URL``, or SQLite in ``EMOLLAMA_DATA_DIR``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from server.store import Store
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="API keys of the service.")
+
+_DEFAULT_SCOPES = "analyze,chat,files,jobs,models:read"
+_REFUSED = 2
+
+
+@app.command()
+def create(
+    owner: Annotated[str, typer.Argument(help="To whom belongs what is made with the key.")],
+    scopes: Annotated[str, typer.Option(help="What the key is for, comma-separated.")] = _DEFAULT_SCOPES,
+    per_minute: Annotated[int | None, typer.Option(help="Requests a minute. Default: EMOLLAMA_KEY_RATE.")] = None,
+    expires_days: Annotated[float | None, typer.Option(help="Days until it ends. Default: never.")] = None,
+    note: Annotated[str, typer.Option(help="A note for yourself.")] = "",
+) -> None:
+    """Make a key and print it. It is shown this once; the database has only a digest of it."""
+    from emollama.errors import InputError
+    from server.auth import new_key
+    from server.records import keys
+
+    if expires_days is not None and expires_days <= 0:
+        _refuse(f"expires-days is {expires_days:g}; it must be above 0")
+    chosen = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    end = None if expires_days is None else time.time() + expires_days * 86_400
+    try:
+        text, record = new_key(owner=owner, scopes=chosen, note=note, per_minute=per_minute, expires_at=end)
+    except InputError as exc:
+        _refuse(str(exc))
+    with _store() as store:
+        keys.add(store, record)
+    typer.echo(text)
+
+
+@app.command("list")
+def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the keys: their ids, owners, scopes and ends; never a key."""
+    from server.records import keys
+
+    with _store() as store:
+        found = keys.all_keys(store)
+    if as_json:
+        rows = [{name: value for name, value in vars(key).items() if name != "digest"} for key in found]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("key", "owner", "scopes", "a minute", "made", "state", "note", box=None)
+    for key in found:
+        state = "revoked" if key.revoked_at else "valid" if key.is_valid(now=time.time()) else "expired"
+        rate = "" if key.per_minute is None else str(key.per_minute)
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(key.created_at))
+        table.add_row(key.id, Text(key.owner), ",".join(key.scopes), rate, made, state, Text(key.note))
+    Console().print(table)
+
+
+@app.command()
+def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id: what stands after emo_.")]) -> None:
+    """End a key at once, in every process on this database."""
+    from server.records import keys
+
+    with _store() as store:
+        if not keys.revoke(store, key, now=time.time()):
+            _refuse(f"there is no key {key[:60]!r} that could be revoked; `emollama keys list` shows them")
+    typer.echo(f"revoked {key}")
+
+
+@contextlib.contextmanager
+def _store() -> Iterator[Store]:
+    from emollama.errors import EmoLlamaError
+    from server.app import open_store
+    from server.cli import read_settings
+    from server.layout import DataFolder
+
+    settings = read_settings({})
+    try:
+        store = open_store(settings, DataFolder(settings.data_folder().absolute()))
+    except EmoLlamaError as exc:
+        _refuse(str(exc))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(_REFUSED)
