@@ -30,8 +30,10 @@ from server.ingest import Inbox, UploadLimits
 from server.jobs.catalog import AdapterCatalog
 from server.jobs.service import TRAINER, JobService
 from server.layout import DataFolder
+from server.metrics import Live, Metrics
 from server.middleware import EdgeMiddleware
 from server.models import Load, ModelHost, ModelSpec, load_analyzer
+from server.records.jobs import count_by_status
 from server.routes import ROUTERS, docs
 from server.schemas.analysis import EXAMPLE
 from server.schemas.fine_tuning import request_schemas
@@ -126,6 +128,14 @@ def create_app(
             is_required=settings.auth == "keys",
             admin_key=None if settings.admin_key is None else settings.admin_key.get_secret_value(),
             per_minute=settings.key_rate,
+        )
+        app.state.metrics = Metrics(
+            Live(
+                running=lambda: gate.num_running,
+                waiting=lambda: gate.num_waiting,
+                models=lambda: len(models.names),
+                jobs=lambda: count_by_status(store),
+            )
         )
         app.state.fetcher = Fetcher(settings.fetch_policy())
         app.state.store, app.state.data, app.state.jobs = store, data, jobs

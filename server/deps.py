@@ -14,6 +14,7 @@ from server.gate import Gate
 from server.ingest import Inbox
 from server.jobs.service import JobService
 from server.layout import DataFolder
+from server.metrics import Metrics
 from server.models import ModelHost
 from server.settings import Settings
 from server.store import Store
@@ -72,6 +73,10 @@ def _principal(request: Request) -> Principal:
     return cast(Principal, request.state.principal)
 
 
+def _metrics(request: Request) -> Metrics:
+    return cast(Metrics, request.app.state.metrics)
+
+
 def _store(request: Request) -> Store:
     return cast(Store, request.app.state.store)
 
@@ -90,6 +95,7 @@ GateDep = Annotated[Gate, Depends(_gate)]
 InboxDep = Annotated[Inbox, Depends(_inbox)]
 BundleInboxDep = Annotated[Inbox, Depends(_bundle_inbox)]
 FetcherDep = Annotated[Fetcher, Depends(_fetcher)]
+MetricsDep = Annotated[Metrics, Depends(_metrics)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 StoreDep = Annotated[Store, Depends(_store)]
 DataDep = Annotated[DataFolder, Depends(_data)]

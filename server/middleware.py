@@ -111,14 +111,25 @@ class _Exchange:
                     await self.receive()
 
     def write_log_line(self) -> None:
-        route = self._scope.get("route")
+        seconds = time.perf_counter() - self._started_at
+        route = getattr(self._scope.get("route"), "path", None)
+        metrics = getattr(getattr(self._scope.get("app"), "state", None), "metrics", None)
+        if metrics is not None:
+            metrics.observe_request(
+                route=route,
+                method=self._scope["method"],
+                status=self._status,
+                code=self.log.get("error_code"),
+                seconds=seconds,
+                num_bytes=self.log.get("bytes_in", 0),
+            )
         fields = {
             "request_id": self.request_id,
             "method": self._scope["method"],
             # The template, not the path: a path may hold anything.
-            "route": getattr(route, "path", None),
+            "route": route,
             "status": self._status,
-            "duration_ms": round((time.perf_counter() - self._started_at) * 1000, 1),
+            "duration_ms": round(seconds * 1000, 1),
             **self.log,
         }
         logger.info("request", extra={"fields": fields})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from server.records.ids import new_id
 from server.records.pages import Page, all_of, read_page
@@ -157,3 +157,11 @@ def ended(store: Store) -> frozenset[str]:
 
 def set_values_within(connection: Connection, job_id: str, **values: Any) -> None:
     connection.execute(update(table).where(table.c.id == job_id).values(**values))
+
+
+def count_by_status(store: Store) -> dict[str, int]:
+    """Return how many jobs are in each status; every status is there, if with 0."""
+    query = select(table.c.status, func.count()).group_by(table.c.status)
+    with store.read() as connection:
+        found = {row[0]: int(row[1]) for row in connection.execute(query)}
+    return {status: found.get(status, 0) for status in get_args(Status)}

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from fastapi import APIRouter
 
-from server.routes import analyze, files, fine_tuning, health, models
+from server.routes import analyze, files, fine_tuning, health, metrics, models
 
 ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
     {
@@ -14,5 +14,6 @@ ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
         "files": files.router,
         "fine_tuning": fine_tuning.router,
         "health": health.router,
+        "metrics": metrics.router,
     }
 )

@@ -7,10 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from server.deps import Analyzing, GateDep, InboxDep, ModelsDep, PrincipalDep, SettingsDep
+from server.deps import Analyzing, GateDep, InboxDep, MetricsDep, ModelsDep, PrincipalDep, SettingsDep
 from server.errors import responses
 from server.gate import Stop
 from server.ingest import UploadedFile
+from server.metrics import Metrics
 from server.schemas.analysis import EXAMPLE, AnalysisOut
 from server.schemas.analyze import REQUEST_BODY, AnalyzeForm
 from server.settings import Settings
@@ -41,22 +42,24 @@ async def analyze(
     inbox: InboxDep,
     settings: SettingsDep,
     principal: PrincipalDep,
+    metrics: MetricsDep,
 ) -> Response:
     """Send a clip as multipart field `file`. The file is deleted when the answer is sent; nothing of it is kept."""
     models.require_ready()
     gate.require_room()
     async with inbox.receive(request) as upload:
         form = AnalyzeForm.from_fields(upload.fields)
-        work = _work(await models.acquire(form.model, owner=principal.sees), upload.file, form, settings)
+        work = _work(await models.acquire(form.model, owner=principal.sees), upload.file, form, settings, metrics)
         timeout = settings.request_timeout_seconds
         outcome = await gate.run(work, gone=lambda: until_gone(request), timeout_seconds=timeout)
+    metrics.observe_wait(outcome.waited_seconds)
     request.state.log.update(
         waited_ms=round(outcome.waited_seconds * 1000, 1), analyzed_ms=round(outcome.ran_seconds * 1000, 1)
     )
     return Response(outcome.value, media_type="application/json")
 
 
-def _work(analyzer: Analyzing, file: UploadedFile, form: AnalyzeForm, settings: Settings) -> Any:
+def _work(analyzer: Analyzing, file: UploadedFile, form: AnalyzeForm, settings: Settings, metrics: Metrics) -> Any:
     """Return what the thread does: the analysis, as the bytes of its JSON."""
 
     def work(stop: Stop) -> bytes:
@@ -70,6 +73,7 @@ def _work(analyzer: Analyzing, file: UploadedFile, form: AnalyzeForm, settings: 
             limits=settings.media_limits(),
             cancelled=stop,
         )
+        metrics.observe_stages(analysis.timings_ms)
         return json.dumps(analysis.to_json_dict(), ensure_ascii=False, allow_nan=False).encode()
 
     return work
