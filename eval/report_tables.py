@@ -8,7 +8,8 @@ from typing import Any
 
 # Figures as people know them.
 NAMES: Mapping[str, str] = {
-    "waf": "WAF (weighted F1)", "macro_f1": "macro F1", "micro_f1": "micro F1", "uar": "UAR (mean recall)",
+    "waf": "WAF (weighted F1)", "weighted_f1": "weighted F1", "valence_ccc": "valence CCC",
+    "arousal_ccc": "arousal CCC", "macro_f1": "macro F1", "micro_f1": "micro F1", "uar": "UAR (mean recall)",
     "war": "WAR (accuracy)", "war_of_answered": "WAR of what was answered", "ece": "calibration error (ECE)",
     "aurc": "area under risk-coverage", "ccc": "CCC", "pearson": "Pearson r", "mse": "mean squared error",
     "emoval": "WAF - 0.25 MSE", "au_f1": "AU F1", "exact_match": "exactly the right set", "score": "set score",

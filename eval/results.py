@@ -39,7 +39,7 @@ def render_results(logs: Sequence[Path]) -> str:
         "Written by `emollama eval results` from the logs in [logs](logs); each figure has the command that gave it.",
         "In brackets: 95 % bootstrap interval, over items, or over speakers or videos where the data set names them.",
         "",
-        *render_section(_overview(runs)),
+        *render_section(_overview(runs, parts)),
     ]
     for path, document in runs:
         lines += _run(path, document, [part for part in parts if part[1].get("task") == document["result"]["task"]])
@@ -51,7 +51,9 @@ def render_results(logs: Sequence[Path]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _overview(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> Section:
+def _overview(
+    runs: Sequence[tuple[Path, Mapping[str, Any]]], parts: Sequence[tuple[Path, Mapping[str, Any]]]
+) -> Section:
     rows = []
     for _, document in runs:
         result = document["result"]
@@ -68,8 +70,15 @@ def _overview(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> Section:
                 "" if median is None else f"{1000 * median:.0f} ms",
             )
         )
+        rows += [
+            (f"{result['task']}, speakers not heard", "its voice networks, out of fold", "by speakers", name_of("uar"),
+             f"{part['result']['uar']:.4f}", str(part["result"]["recordings"]), "")
+            for _, part in parts
+            if part.get("task") == result["task"] and "folds" in part["result"]
+        ]  # fmt: skip
     header = ("task", "model", "split", "official figure", "value", "n", "median time an item")
-    return Section(key="overview", title="At a glance", header=header, rows=tuple(rows))
+    text = "What a model has seen of a set, and what else must be known, stands with each set below."
+    return Section(key="overview", title="At a glance", header=header, rows=tuple(rows), text=text)
 
 
 def _anchor(result: Mapping[str, Any]) -> str:
@@ -88,8 +97,8 @@ def _run(path: Path, document: Mapping[str, Any], parts: Sequence[tuple[Path, Ma
         f"{result['model']}, split {result['split']}, {result['num_items']} items ({', '.join(said)}). "
         f"{result['source']}.",
         "",
-        *[f"> {note}" + "\n>" for note in result["notes"]],
-        "",
+        *[f"- {note}" for note in result["notes"]],
+        *([""] if result["notes"] else []),
         "```sh",
         str(document["command"]),
         "```",
