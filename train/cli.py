@@ -58,6 +58,7 @@ def train(
         task = config.task.build(config)
         if hasattr(task, "prepare"):
             _read_clips(task)
+            config = task.config
         result = run(config, task, resume=resume)
     except EmoLlamaError as error:
         typer.echo(f"error: {error}", err=True)

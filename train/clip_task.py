@@ -26,7 +26,7 @@ from emollama.config import LORA_TARGETS, LoraSettings
 from emollama.errors import DatasetError, InputError
 from emollama.labels import canonical
 from emollama.manifest import Manifest, Sample, read_manifest
-from train.data.split import Shares, divide
+from train.data.split import Shares, TooFewGroupsError, divide
 from train.features import FeatureCache
 from train.trainees import Example, Outcome, Reading, Trainee, trainee_factory
 
@@ -186,6 +186,7 @@ class ClipTask:
         self.samples = {"train": train, "valid": valid}
         self.labels = self._label_set()
         self.trainee: Trainee = trainee or trainee_factory(_preset_of(options.model))(options, self.labels)
+        self.samples = {split: self._taught(split, samples) for split, samples in self.samples.items()}
         self.known: dict[str, list[Known]] = {}
         self._begun: dict[str, Tensor] = {}
         self._outcome = Outcome(recipe=config.recipe)
@@ -209,12 +210,29 @@ class ClipTask:
             )
         return labels
 
+    def _taught(self, split: str, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+        """Leave out the samples that hold nothing this model learns from."""
+        kept = tuple(sample for sample in samples if self.trainee.teaches(sample))
+        if len(kept) < len(samples):
+            first = next(sample.id for sample in samples if not self.trainee.teaches(sample))
+            text = (
+                f"{self.manifest.path}: {len(samples) - len(kept)} of {len(samples)} samples of {split} hold nothing "
+                f"that {self.options.model} learns from, the first is {first!r}"
+            )
+            if split == "train" and not kept:
+                raise DatasetError(f"{text}; give them a label, a distribution or messages", field="label")
+            logger.warning("%s; they are left out", text)
+        return kept
+
     # ---- readings ------------------------------------------------------------------------------------------------
 
     def prepare(
         self, *, on_progress: Callable[[int, int], None] | None = None, stopped: Callable[[], bool] | None = None
     ) -> None:
-        """Make the readings of every clip, or find them in the cache; raises `DatasetError` for one without any."""
+        """Make the readings of every clip, or find them in the cache; raises `DatasetError` for one without any.
+
+        Afterwards ``config`` watches, and exports by, a figure only if there are samples to measure it on.
+        """
         from emollama.media import MediaLimits
 
         if self.known:
@@ -246,6 +264,12 @@ class ClipTask:
             self.known[split] = found
         if not self.known["train"]:
             raise DatasetError(f"{self.manifest.path}: no training sample has a face, a voice or words", field="clip")
+        if not any(one.sample.shares for one in self.known["valid"]) and self.config.monitor_name != "loss":
+            logger.warning(
+                "no sample with a label validates: %s is not measured, and the last weights are exported",
+                self.config.monitor_name,
+            )
+            self.config = dataclasses.replace(self.config, monitor="loss:min", export="last", patience=None)
 
     # ---- model ---------------------------------------------------------------------------------------------------
 
@@ -544,14 +568,18 @@ def _fingerprint(model: nn.Module) -> float:
 def set_apart(manifest: Manifest, *, share: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Return (train, valid) of a manifest's training samples: by speaker where they are known, each label in its share.
 
-    With speakers, but fewer than three, one of them would be too much to leave out, and single samples are.
+    With speakers, but fewer than three, one of them would be too much to leave out, and single samples are. When all
+    samples are of one content, such as stretches of one recording, nothing is set apart.
     """
     train = manifest.of_split("train")
     if len({sample.speaker for sample in train}) < 3:
         train = tuple(sample.model_copy(update={"speaker": None}) for sample in train)
     if len(train) < 2:
         return train, ()
-    divided = divide(dataclasses.replace(manifest, samples=train), Shares(valid=share, test=0.0), seed=seed).samples
+    try:
+        divided = divide(dataclasses.replace(manifest, samples=train), Shares(valid=share, test=0.0), seed=seed).samples
+    except TooFewGroupsError:
+        return manifest.of_split("train"), ()
     chosen = {sample.id for sample in divided if sample.split == "valid"}
     own = manifest.of_split("train")
     return (

@@ -107,7 +107,7 @@ def run_job(folder: Path) -> int:
         task.prepare(on_progress=report, stopped=stopped.is_set)
         if stopped.is_set():
             return STOPPED
-    result = run(config, task, resume=(folder / "config.json").is_file())
+    result = run(task.config, task, resume=(folder / "config.json").is_file())
     return STOPPED if result.interrupted else DONE
 
 

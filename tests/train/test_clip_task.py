@@ -186,6 +186,42 @@ def test_a_manifest_of_one_label_is_refused(tmp_path: Path, make_task: Callable[
         make_task(tmp_path / "one.jsonl")
 
 
+def test_samples_that_teach_nothing_are_left_out_and_a_set_of_them_is_refused(
+    tmp_path: Path, make_task: Callable[..., ClipTask], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [Sample(id=str(n), transcript=f"x {n}", label=("glad", "bored")[n % 2], split="train") for n in range(4)]
+    rows.append(Sample(id="numbers", transcript="y", valence=0.5, arousal=0.1, split="train"))
+    write_manifest(tmp_path / "some.jsonl", rows)
+    task = make_task(tmp_path / "some.jsonl", valid_share=0.0)
+    assert "numbers" not in {one.id for one in task.samples["train"]}
+    assert "'numbers'" in caplog.text
+    write_manifest(tmp_path / "none.jsonl", rows[-1:])
+    with pytest.raises(DatasetError, match=r"learns from.*give them a label"):
+        make_task(tmp_path / "none.jsonl")
+
+
+def test_without_labelled_validation_the_last_weights_are_exported(
+    tmp_path: Path, make_task: Callable[..., ClipTask]
+) -> None:
+    turns = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "Flat and dull."}]
+    write_manifest(
+        tmp_path / "talk.jsonl",
+        [Sample.model_validate({"id": str(n), "transcript": f"x {n}", "messages": turns}) for n in range(4)],
+    )
+    task = make_task(tmp_path / "talk.jsonl", overrides=("monitor=macro_f1:max", "max_steps=1"))
+    task.prepare()
+    result = run(task.config, task)
+    assert task.config.export == "last"
+    assert result.export is not None
+    analyzer = Analyzer.load("nano", adapter=result.export)
+    assert "happiness" in analyzer.labels  # no labels were taught: the base's
+
+
+def test_stretches_of_one_recording_are_all_trained_on(make_manifest: Callable[..., Path]) -> None:
+    train, valid = set_apart(read_manifest(make_manifest(clips=4, texts=0)), share=0.2, seed=0)
+    assert (len(train), valid) == (4, ())
+
+
 def test_the_config_survives_json(make_task: Callable[..., ClipTask]) -> None:
     document = make_task().config.to_json_dict()
     assert isinstance(document, dict)

@@ -76,13 +76,17 @@ class Division:
         }
 
 
+class TooFewGroupsError(DatasetError):
+    """There are fewer people, or contents, than splits."""
+
+
 def divide(manifest: Manifest, shares: Shares, *, seed: int = 0) -> Division:
-    """Give every sample a split. Raises `DatasetError` when there are fewer groups than splits."""
+    """Give every sample a split. Raises `TooFewGroupsError` when there are fewer groups than splits."""
     groups = _groups(manifest)
     wanted = shares.wanted
     grouped_by = "speaker" if any(sample.speaker for sample in manifest.samples) else "content"
     if len(groups) < len(wanted):
-        raise DatasetError(
+        raise TooFewGroupsError(
             f"{manifest.path} has {len(groups)} group(s) by {grouped_by}, and {len(wanted)} splits are wanted; "
             "ask for fewer splits, or add people",
             field="speaker",

@@ -89,6 +89,10 @@ class Trainee(Protocol):
         """Return the modalities that a sample really has."""
         ...
 
+    def teaches(self, sample: Sample) -> bool:
+        """Say whether anything of a sample is learned; one that teaches nothing is not trained on."""
+        ...
+
     def examples(
         self, sample: Sample, reading: Reading, *, present: Sequence[str], rng: Random, training: bool
     ) -> list[Example]:

@@ -33,7 +33,7 @@ def render_card(info: AdapterInfo, outcome: Outcome) -> str:
 Made by the recipe `{info.recipe}` on {day}. A LoRA adapter in PEFT's format; it needs the base `{info.base}` whose
 backbone and tokenizer have the sha256 `{info.base_sha256[:16]}...`.
 
-- labels: {", ".join(info.labels)}
+- labels: {", ".join(info.labels) or f"those of {info.base}"}
 - {words}
 - licence of the training data: {licence}
 

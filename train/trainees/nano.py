@@ -82,6 +82,10 @@ class NanoTrainee:
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
+    def teaches(self, sample: Sample) -> bool:
+        """A label, its shares or a dialogue; open words, valence and arousal alone are for the large presets."""
+        return bool(sample.shares or sample.messages)
+
     def examples(
         self, sample: Sample, reading: Reading, *, present: Sequence[str], rng: Random, training: bool
     ) -> list[Example]:
@@ -104,13 +108,16 @@ class NanoTrainee:
         if label is not None:
             spelled = self._options_of[label]
             tail, learned = list(spelled), [False, *[True] * (len(spelled) - 1)]
+        elif sample.messages:  # a dialogue comes after a label: that of the readings, which is not learned
+            label = self._read_label(reading, present)
+            tail = list(self.renderer.label_ids([label])[0])
+            learned = [False] * len(tail)
+            shares = {label: 1.0}
         cues = self._cues(label, shares, reading, present)
         if cues is not None and label is not None and (sample.messages or rng.random() < self.options.dialogue_share):
             for ids, is_answer in self._dialogue(sample, label, cues, rng):
                 tail += ids
                 learned += is_answer
-        elif label is None and sample.messages and cues is None:
-            raise InputError(f"sample {sample.id!r} has messages but no label; nano needs both", field="messages")
         return [
             Example(
                 ids=(*prefix, *tail),
@@ -142,13 +149,7 @@ class NanoTrainee:
         words = WordsCue(**stored["words"]) if stored.get("words") and "words" in present else None
         if label is None or not (face or voice or words):
             return None
-        verdicts: dict[Source, str] = {}
-        if face:
-            verdicts["face"] = longest(face).label
-        if voice is not None:
-            verdicts["voice"] = voice.label
-        if words is not None:
-            verdicts["words"] = words.label
+        verdicts = _verdicts(reading, present)
         behind = [source for source, verdict in verdicts.items() if canonical(verdict) == canonical(label)]
         others = sorted((name for name in shares if name != label and shares[name] >= 0.1), key=lambda n: -shares[n])
         known = [canonical(name) for name in others if canonical(name) in NANO_LABELS]
@@ -162,6 +163,12 @@ class NanoTrainee:
             others=known[:2],
             still=bool(stored.get("still")),
         )
+
+    def _read_label(self, reading: Reading, present: Sequence[str]) -> str:
+        """What the first modality that is present says of a clip, in the word of the label set where it has one."""
+        verdicts = _verdicts(reading, present)
+        found = next(iter(verdicts.values()), NANO_LABELS[0])
+        return self._spelling.get(canonical(found), found)
 
     def _dialogue(self, sample: Sample, label: str, cues: Cues, rng: Random) -> list[tuple[list[int], list[bool]]]:
         """The turns after the label as (ids, is answer): the sample's own, or a question of the grammar."""
@@ -318,6 +325,18 @@ class NanoTrainee:
                 with_bias = len(truth) >= _WITH_BIAS_FROM
                 fitted[subset] = cal.fit_subset(scores, truth, labels=self.labels, with_bias=with_bias)
         return dataclasses.replace(base, subsets=fitted)
+
+
+def _verdicts(reading: Reading, present: Sequence[str]) -> dict[Source, str]:
+    """Return what each modality says by itself, of those that are present and were read."""
+    stored = reading.facts.get("cues") or {}
+    verdicts: dict[Source, str] = {}
+    if "face" in present and stored.get("face"):
+        verdicts["face"] = longest(tuple(FaceCue(**cue) for cue in stored["face"])).label
+    for source in ("voice", "words"):
+        if source in present and stored.get(source):
+            verdicts[source] = stored[source]["label"]
+    return verdicts
 
 
 def _digest_of(path: Path) -> str:

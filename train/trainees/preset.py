@@ -124,6 +124,9 @@ class PresetTrainee:
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
+    def teaches(self, sample: Sample) -> bool:
+        return bool(self._dialogues(sample, Random(0)))
+
     def examples(
         self, sample: Sample, reading: Reading, *, present: Sequence[str], rng: Random, training: bool
     ) -> list[Example]:

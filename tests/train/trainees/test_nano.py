@@ -200,3 +200,20 @@ def test_rows_of_different_modalities_share_a_batch(trainee: NanoTrainee, readin
             one = collate([example], pad_id=trainee.pad_id, label_token_ids=trainee.label_token_ids)
             alone = model.head(model.hidden(one.inputs)[0, one.label_at[0]])
             assert torch.allclose(together[row], alone, atol=1e-3)
+
+
+def test_messages_without_a_label_follow_what_the_clip_is_read_as(trainee: NanoTrainee, reading: Reading) -> None:
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "She SIGHS."}]
+    example = written(trainee, reading, sample(label=None, messages=turns))
+    assert example.target is None
+    learned = [token for token, is_answer in zip(example.ids, example.is_answer, strict=True) if is_answer]
+    assert trainee.renderer.tokenizer.decode(learned, skip_special_tokens=True).strip() == "She SIGHS."
+    text = trainee.renderer.tokenizer.decode(list(example.ids), skip_special_tokens=False)
+    first = reading.facts["cues"]["face"][0]["label"]
+    assert f"<label:{first}>" in text or "<label:happiness>" in text
+
+
+def test_numbers_and_open_words_alone_teach_nano_nothing(trainee: NanoTrainee) -> None:
+    assert not trainee.teaches(sample(label=None, valence=0.2, arousal=0.1, open_vocabulary=["flat"]))
+    assert trainee.teaches(sample())
+    assert trainee.teaches(sample(label=None, distribution={"bored": 0.5, "happiness": 0.5}))
