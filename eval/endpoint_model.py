@@ -19,15 +19,13 @@ from emollama.errors import InputError
 from emollama.labels import canonical
 from emollama.parse import parse_reply
 from eval.ask import LETTERS, Answer, Given
+from eval.choices import find_choice
 from eval.clip_parts import media_parts
 from eval.score_tasks import SCORE_TASKS
 from eval.task import EvalTask
 
 _WORD = "Which emotion does the person in this clip show?"
 _FENCE = re.compile(r"^```[a-z]*\s*|\s*```$")
-_CHOICE = re.compile(
-    r"^\W*(?:the\s+)?(?:answer|option|choice)?\s*(?:is|:)?\s*\(?([A-Za-z])\)?(?:[\s.):,].*)?$", re.S | re.I
-)
 
 
 class EndpointModel:
@@ -184,13 +182,7 @@ def _read_affect(text: str, given: Given, task: EvalTask) -> Any:
 
 def _read_choice(text: str, given: Given, task: EvalTask) -> Any:
     """A letter of the choices, alone or before its text; or the text of exactly one choice."""
-    letters = LETTERS[: len(given.item.choices)]
-    found = _CHOICE.match(text.strip())
-    if found and found.group(1).upper() in letters:
-        return found.group(1).upper()
-    plain = " ".join(text.lower().split()).strip(" .")
-    same = [letter for letter, choice in zip(letters, given.item.choices, strict=True) if choice.lower() == plain]
-    return same[0] if len(same) == 1 else None
+    return find_choice(text, given.item.choices)
 
 
 def _read_rationale(text: str, given: Given, task: EvalTask) -> Any:

@@ -30,7 +30,6 @@ UNPARSEABLE = ("", "unparseable")
 ABSTAINED = ("abstain", "abstained")
 # Names that `labels.canonical` merges but a benchmark may not mean: an answer "none" is not the class neutral.
 _NOT_ALIASES = frozenset({"calm", "none", "no emotion"})
-_CHOICE = re.compile(r"\(?([A-Za-z])\)?(?:[.):].*)?", re.DOTALL)
 _PREFERENCE = re.compile(r"a1|a2|same")
 
 
@@ -163,12 +162,6 @@ class LabelReader:
     def allowed(self) -> str:
         indices = f" or an index 0 to {len(self.labels) - 1}" if self.by_index else ""
         return ", ".join(self.labels) + indices
-
-
-def find_choice(text: str) -> str | None:
-    """Return the letter of a multiple-choice answer: ``B``, ``(b)``, ``B) because ...``; ``None`` for other text."""
-    found = _CHOICE.fullmatch(text.strip())
-    return found.group(1).upper() if found else None
 
 
 def find_preference(text: str) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from emollama.errors import DatasetError, InputError
+from eval.choices import find_choice
 from eval.score_files import (
     ABSTAINED,
     UNPARSEABLE,
@@ -18,7 +19,6 @@ from eval.score_files import (
     Row,
     Table,
     Tally,
-    find_choice,
     find_preference,
     read_table,
     some,

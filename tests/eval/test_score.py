@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from emollama import metrics
 from emollama.errors import DatasetError, InputError, UnknownNameError
+from eval.choices import find_choice
 from eval.score import app, find_task, score
-from eval.score_files import LabelReader, find_choice
+from eval.score_files import LabelReader
 from eval.score_rows import ScoreOptions, columns_of
 from eval.score_tasks import ACTION_UNITS, INTENSITIES, MER, SCORE_TASKS
 
