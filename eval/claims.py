@@ -33,8 +33,8 @@ _SHORT_WORDS = 4  # "the voice sounds sad, low-pitched and slow": a clause so sh
 # How a level of a quality is said: "low pitch", "a loud voice", "speaks quickly".
 _LEVELS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "pitch": {"low": r"low(?:er)?(?:-pitched| pitch\b| in pitch)|pitch is low|deep voice",
-                  "high": r"high(?:er)?(?:-pitched| pitch\b| in pitch)|pitch is high|shrill",
+        "pitch": {"low": r"low(?:er)?(?:-pitched| pitch\b| in pitch| voice\b)|pitch is low|deep voice",
+                  "high": r"high(?:er)?(?:-pitched| pitch\b| in pitch| voice\b)|pitch is high|shrill",
                   "medium": r"mid-pitched|(?:medium|middle|ordinary) pitch"},
         "loudness": {"low": r"low loudness|quiet(?:ly)?\b|soft(?:ly)?\b|whisper\w*",
                      "high": r"high loudness|loud(?:ly)?\b|shout\w*",

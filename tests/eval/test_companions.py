@@ -111,6 +111,7 @@ def test_what_was_read_is_supported() -> None:
         ("The words “never again” read as sad.", [("quote", "never again")]),
         ("The voice is loud and high-pitched.", [("level", "pitch: high"), ("level", "loudness: high")]),
         ("The voice is neither loud nor soft.", []),
+        ("She speaks slowly, in a high voice.", [("level", "pitch: high")]),
         ("The voice does not sound angry.", []),
         ("A trembling lip and wet eyes.", []),
     ],
