@@ -99,6 +99,13 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
             400, _INVALID, "The clip could not be fetched from its address.",
             "the clip could not be fetched: its host answered with status 404", "messages",
         ),
+        "adapter_exists": ErrorCode(
+            400, _INVALID, "There is a model or adapter of that name.", "there is a model 'nano' already", "lora_name"
+        ),
+        "invalid_adapter": ErrorCode(
+            400, _INVALID, "The adapter's folder cannot be used.",
+            "the adapter's folder has no adapter_model.safetensors", "lora_path",
+        ),
         "missing_api_key": ErrorCode(
             401, _AUTHENTICATION, "The request has no API key.",
             "the request has no API key; send one as Authorization: Bearer",
@@ -109,6 +116,10 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
         "insufficient_scope": ErrorCode(
             403, _PERMISSION, "The API key has not the scope that the request needs.",
             "this key has not the scope 'jobs' that the request needs",
+        ),
+        "adapter_not_allowed": ErrorCode(
+            403, _PERMISSION, "Adapters are loaded from the service's adapter root alone, when it has one.",
+            "lora_path is not a folder under the service's adapter root", "lora_path",
         ),
         "not_found": ErrorCode(404, _INVALID, "No such route.", "no route GET /analyse"),
         "model_not_found": ErrorCode(

@@ -4,7 +4,8 @@ Each name is a model or a LoRA adapter on it. What a request gets is an analyzer
 loaded is a function that is handed in, so that nothing here knows of weights. Names given at start are loaded at start
 and stay. The adapters of fine-tuning jobs are in a `Catalog` that grows and shrinks while the service runs, here or in
 another process: such an adapter is loaded when it is first asked for (or when its job has just ended), and a bounded
-number of them is kept, the most recently asked ones.
+number of them is kept, the most recently asked ones. Those that the operator installs while the service runs are
+known to this process until it ends, and share the places in memory.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class ModelHost:
         self._load = load
         self._catalog = catalog
         self._max_adapters = max_adapters
+        self._installed: dict[str, ModelSpec] = {}
         self._loaded: dict[str, Analyzing] = {}
         self._failed: set[str] = set()
         self._created = int(time.time())
@@ -152,9 +154,34 @@ class ModelHost:
         with self._lock:
             self._adapters.pop(name, None)
 
+    def base_of(self, name: str | None) -> str:
+        """Return what the model of a name is loaded from (``None``: the default one); an adapter is no base."""
+        bases = {spec.name: spec.base for spec in self._specs.values() if spec.adapter is None}
+        name = name or self._default
+        if name not in bases:
+            raise UnknownNameError("model", name[:100], bases)
+        return bases[name]
+
+    def install(self, spec: ModelSpec) -> None:
+        """Load an adapter strictly and let it answer; raises what is wrong with it, and for a name in use. Blocks."""
+        with self._lock:
+            is_taken = spec.name in self._specs or spec.name in self._installed
+        if is_taken or (self._catalog is not None and self._catalog.find(spec.name) is not None):
+            raise ApiError("adapter_exists", f"there is a model {spec.name!r} already", param="lora_name")
+        self.publish(spec)
+        with self._lock:
+            self._installed[spec.name] = spec
+
+    def uninstall(self, name: str) -> None:
+        """Drop an adapter that was installed; raises `UnknownNameError` for any other name."""
+        with self._lock:
+            if self._installed.pop(name, None) is None:
+                raise UnknownNameError("model", name[:100], self._installed)
+            self._adapters.pop(name, None)
+
     def is_part_of_service(self, name: str) -> bool:
-        """Whether a name was given at start, and so cannot be deleted."""
-        return name in self._specs
+        """Whether a name was given at start or by the operator, and so cannot be deleted."""
+        return name in self._specs or name in self._installed
 
     def describe(self, name: str, *, owner: str | None = None) -> ModelOut:
         """Return a name's entry in `/v1/models`; the folder of an adapter is told without its path. Blocks."""
@@ -163,17 +190,21 @@ class ModelHost:
     def describe_all(self, *, owner: str | None = None) -> list[ModelOut]:
         """Return every name (with ``owner``: that one sees) whose loading did not fail, jobs' adapters last. Blocks."""
         fixed = [self._entry(spec) for name, spec in self._specs.items() if name not in self._failed]
+        fixed += [self._entry(spec) for spec in list(self._installed.values())]
         return fixed + [self._entry(spec) for spec in self._shelf(owner)]
 
     def close(self) -> None:
         self._loader.shutdown(wait=True, cancel_futures=True)
 
     def _find(self, name: str, owner: str | None) -> ModelSpec:
-        spec = self._specs.get(name) or (self._catalog.find(name) if self._catalog else None)
+        spec = (
+            self._specs.get(name) or self._installed.get(name) or (self._catalog.find(name) if self._catalog else None)
+        )
         if spec is None:
             self.forget(name)
         if spec is None or not spec.is_seen_by(owner):
-            raise UnknownNameError("model", name[:100], (*self._specs, *(each.name for each in self._shelf(owner))))
+            known = (*self._specs, *self._installed, *(each.name for each in self._shelf(owner)))
+            raise UnknownNameError("model", name[:100], known)
         return spec
 
     def _shelf(self, owner: str | None) -> list[ModelSpec]:

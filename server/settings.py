@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         {}, description="LoRA adapters served beside the model, as name=folder pairs, comma-separated."
     )
 
+    adapter_root: Path | None = Field(
+        None, description="Folder under which /v1/load_lora_adapter finds adapters; it loads none if unset."
+    )
     adapters_in_memory: int = Field(
         4, ge=1, description="Fine-tuned adapters held in memory; the one that was asked least recently makes room."
     )

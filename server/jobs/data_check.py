@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 _NUM_IN_MESSAGE = 3
 _MAX_WARNINGS = 20
-# What must be true of a whole set only when it is trained on.
-_OF_TRAINING = frozenset(
-    {"no_train_rows", "no_valid_rows", "one_class", "too_few_samples", "few_samples", "label_not_trained"}
-)
 
 Stop = Callable[[], bool]
 
@@ -80,14 +76,12 @@ def check_data(
     private = folder.new_unpacking()
     try:
         ignored = frozenset() if validation is None else frozenset({"no_valid_rows"})
-        report = _check(
-            training, private / TRAINING, "training_file", limits=limits, labels=None, ignored=ignored, stop=stop
-        )
+        report = _check(training, private / TRAINING, "training_file", limits=limits, ignored=ignored, stop=stop)
         events = _events(report, "Training")
         if validation is not None:
             labels = sorted({label for counts in _labels(report) for label in counts}) or None
             report = _check(
-                validation, private / VALIDATION, "validation_file", limits=limits, labels=labels, ignored=_OF_TRAINING,
+                validation, private / VALIDATION, "validation_file", limits=limits, labels=labels, validates=report,
                 stop=stop,
             )  # fmt: skip
             events += _events(report, "Validation")
@@ -103,9 +97,10 @@ def _check(
     param: str,
     *,
     limits: DataLimits,
-    labels: Sequence[str] | None,
-    ignored: frozenset[str],
     stop: Stop,
+    labels: Sequence[str] | None = None,
+    ignored: frozenset[str] = frozenset(),
+    validates: Report | None = None,
 ) -> Report:
     from train.data.bundle import BundleError, unpack
     from train.data.limits import DataLimits as Rules
@@ -121,7 +116,9 @@ def _check(
         findings = Findings(file="the file")
         findings.add(exc.code, str(exc), value=exc.member, allowed=exc.allowed)
         raise BadDataError(param, findings.report().problems, num_errors=1) from exc
-    report = validate(manifest, limits=Rules(media=limits.media), labels=labels, probe=_stoppable(stop))
+    report = validate(
+        manifest, limits=Rules(media=limits.media), labels=labels, probe=_stoppable(stop), validates=validates
+    )
     problems = [problem for problem in report.problems if problem.code not in ignored]
     if any(problem.severity == "error" for problem in problems):
         unlisted = report.num_errors - len(report.errors)
@@ -164,6 +161,7 @@ def _with_problems(report: Report, problems: Sequence[Problem], unused: Sequence
         counts=report.counts,
         summary=report.summary,
         cost=report.cost,
+        seen=report.seen,
     )
 
 

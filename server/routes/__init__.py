@@ -5,12 +5,13 @@ from types import MappingProxyType
 
 from fastapi import APIRouter
 
-from server.routes import analyze, files, fine_tuning, health, metrics, models
+from server.routes import adapters, analyze, files, fine_tuning, health, metrics, models
 
 ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
     {
         "analyze": analyze.router,
         "models": models.router,
+        "adapters": adapters.router,
         "files": files.router,
         "fine_tuning": fine_tuning.router,
         "health": health.router,
