@@ -1,8 +1,10 @@
 """`Engine`: several replies in flight, decoded as one batch; add, step, stream, cancel.
 
 The engine schedules and knows no tensors: `emollama.runtime.Runtime` computes. New requests join between two steps,
-so a long reply never holds up a short one. Greedy replies are the same whether they are decoded alone or together
-(in fp32; a test holds it), and every reply has its own random generator, so seeds keep their meaning in company.
+so a long reply never holds up a short one. Where a constraint leaves one token only, that token and those that follow
+by force cost no step of their own: they are computed together with the next choice. Greedy replies are the same
+whether they are decoded alone or together (in fp32; a test holds it), and every reply has its own random generator, so
+seeds keep their meaning in company.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from emollama.errors import BusyError, EmoLlamaError, InputError
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from emollama.runtime import Cancel, Choice, Chooser, DecodeBatch, Prefix, Row, Runtime, Sampling
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
+_RESERVE = 256  # room for a reply in the cache of a batch; it grows where that is not enough
+_LONGEST_RUN = 16  # forced tokens of one reply in one step; the other replies' rows are padded to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,7 @@ class _Reply:
     room: int = 0
     is_cancelled: bool = False
     mailbox: deque[Event] | None = field(default=None)
+    wake: threading.Condition | None = field(default=None)  # of the thread that waits for the mailbox
 
     def interruption(self) -> FinishReason | None:
         """Say why the reply must end now, if it must."""
@@ -97,9 +102,14 @@ class Engine:
         self._waiting: deque[_Reply] = deque()
         self._running: list[_Reply] = []  # in the order of the batch's rows
         self._batch: DecodeBatch = runtime.batch()
+        self._logits: Any = None  # of the next token of every row, during a step, and the likeliest token of each
+        self._likeliest: list[int] = []
         self._replies: dict[str, _Reply] = {}
         self._queue_lock = threading.Lock()  # guards the queues, held for moments
-        self._step_lock = threading.RLock()  # held while a step computes
+        self._step_lock = threading.Lock()  # held while a step computes
+        self._turn = threading.Lock()  # guards who steps and who sleeps, held for moments
+        self._is_stepping = False
+        self._sleepers: list[_Reply] = []
 
     @property
     def num_waiting(self) -> int:
@@ -148,11 +158,37 @@ class Engine:
                     yield event
                     if event.reason is not None:
                         return
-                with self._step_lock:
-                    if not mailbox:
-                        self.step()
+                self._step_or_sleep(reply)
         finally:
             self.cancel(reply.request_id)
+
+    def _step_or_sleep(self, reply: _Reply) -> None:
+        """Return when the reply's mailbox may hold something: somebody else's step filled it, or this thread's did.
+
+        One thread steps at a time, for everybody; it wakes whom the step gave something, and one more, who goes on
+        stepping in case it does not come back.
+        """
+        assert reply.mailbox is not None
+        with self._turn:
+            while self._is_stepping and not reply.mailbox:
+                reply.wake = reply.wake or threading.Condition(self._turn)
+                self._sleepers.append(reply)
+                reply.wake.wait()
+                self._sleepers.remove(reply)
+            if reply.mailbox:
+                return
+            self._is_stepping = True
+        try:
+            self.step()
+        finally:
+            with self._turn:
+                self._is_stepping = False
+                is_handed_on = False
+                for sleeper in self._sleepers:
+                    assert sleeper.wake is not None
+                    if sleeper.mailbox or not is_handed_on:
+                        is_handed_on = is_handed_on or not sleeper.mailbox
+                        sleeper.wake.notify()
 
     def _add(self, request: Request, *, mailbox: deque[Event] | None) -> _Reply:
         from emollama.runtime import Chooser
@@ -202,7 +238,9 @@ class Engine:
 
     def _remove(self, index: int) -> None:
         self._batch.drop(index)
-        del self._running[index]
+        last = self._running.pop()  # it takes the place, here as in the batch
+        if index < len(self._running):
+            self._running[index] = last
 
     def _admit(self, events: list[Event]) -> None:
         with self._queue_lock:
@@ -219,6 +257,9 @@ class Engine:
             good.append(reply)
         rows = [reply.request.row for reply in good if reply.request.row is not None]
         computed = self._prefill(events, good, rows)
+        fresh_prefix = self._whole(good, computed)
+        if fresh_prefix is not None:
+            self._batch.adopt(fresh_prefix)
         for reply in good:
             prefix, row = computed.get(reply.request_id, (reply.request.prefix, reply.request.prefix_row))
             if prefix is None:
@@ -227,8 +268,21 @@ class Engine:
             if reply.room == 0:
                 self._end(events, reply, "length")
                 continue
-            self._batch.admit(prefix, row, reserve=reply.room)
+            if fresh_prefix is None:
+                self._batch.admit(prefix, row, reserve=min(reply.room, _RESERVE))
             self._running.append(reply)
+
+    def _whole(self, replies: list[_Reply], computed: dict[str, tuple[Prefix, int]]) -> Prefix | None:
+        """Return the prefix that was just computed for all of these replies, when it can become the empty batch."""
+        if self._running or not replies or len(computed) < len(replies):
+            return None
+        prefix = computed[replies[0].request_id][0]
+        for place, reply in enumerate(replies):
+            its_prefix, row = computed[reply.request_id]
+            room = self.runtime.room(prefix.lengths[row], reply.request.sampling) if its_prefix is prefix else 0
+            if row != place or room == 0:
+                return None
+        return prefix
 
     def _prefill(self, events: list[Event], replies: list[_Reply], rows: list[Row]) -> dict[str, tuple[Prefix, int]]:
         """Compute the prompts together; when that fails (one is too long), one by one, so only the culprit ends."""
@@ -236,7 +290,9 @@ class Engine:
         if not owners:
             return {}
         try:
-            prefix = self.runtime.prefill(rows)
+            prefix = self.runtime.prefill(
+                rows, reserve=min(_RESERVE, max(r.request.sampling.max_tokens for r in owners))
+            )
             return {reply.request_id: (prefix, index) for index, reply in enumerate(owners)}
         except InputError:
             computed: dict[str, tuple[Prefix, int]] = {}
@@ -248,22 +304,34 @@ class Engine:
             return computed
 
     def _decode(self, events: list[Event]) -> None:
+        """Choose one token for every reply, take those that follow by force, and compute them all in one pass."""
         if not self._running:
             return
-        logits = self._batch.logits()
-        finished: list[int] = []
-        tokens: list[int] = []
-        for index, reply in enumerate(self._running):
-            choice = self._choose(events, reply, logits[index])
+        self._logits, self._likeliest = None, []
+        runs = [self._run(events, reply, index) for index, reply in enumerate(self._running)]
+        for index in reversed(range(len(runs))):
+            if runs[index] is None:
+                self._remove(index)
+                last = runs.pop()
+                if index < len(runs):
+                    runs[index] = last
+        if self._running:
+            self._batch.advance([run for run in runs if run is not None])
+
+    def _run(self, events: list[Event], reply: _Reply, index: int) -> list[int] | None:
+        """Return the tokens that one reply goes on by, 1 or more, or ``None`` when it has ended."""
+        run: list[int] = []
+        while len(run) < _LONGEST_RUN:
+            choice = reply.chooser.follow()
             if choice is None:
-                finished.append(index)
-                tokens.append(0)
-                continue
-            tokens.append(choice.token_id)
+                if run:
+                    return run  # what comes next depends on what is not computed yet
+                choice = self._choose(events, reply, index)
+                if choice is None:
+                    return None
             if choice.token_id in reply.ends:
                 self._end(events, reply, "stop")
-                finished.append(index)
-                continue
+                return None
             is_last = len(reply.chooser.token_ids) >= reply.room
             event = Event(
                 request_id=reply.request_id,
@@ -274,16 +342,18 @@ class Engine:
             )
             self._tell(events, reply, event)
             if is_last:
-                finished.append(index)
-        for index in reversed(finished):
-            self._remove(index)
-            del tokens[index]
-        if self._running:
-            self._batch.advance(tokens)
+                return None
+            run.append(choice.token_id)
+        return run
 
-    def _choose(self, events: list[Event], reply: _Reply, logits: object) -> Choice | None:
+    def _choose(self, events: list[Event], reply: _Reply, index: int) -> Choice | None:
+        if self._logits is None:  # of all rows at once, when the first reply of this step needs them
+            self._logits = self._batch.logits()
+        if reply.chooser.takes_likeliest:
+            self._likeliest = self._likeliest or self._logits.argmax(-1).tolist()
+            return reply.chooser.take(self._likeliest[index])
         try:
-            return reply.chooser.choose(logits)  # type: ignore[arg-type]  # a tensor, which this module does not know
+            return reply.chooser.choose(self._logits[index])
         except InputError as error:
             self._end(events, reply, "error", error)
             return None

@@ -95,14 +95,28 @@ class Chooser:
             self._generator.manual_seed(sampling.seed)
         self._banned = torch.tensor(sorted(sampling.banned), dtype=torch.long)
         self._is_plain = not sampling.banned and sampling.constraint is None and sampling.repetition_penalty == 1.0
+        self.takes_likeliest = self._is_plain and sampling.temperature == 0.0 and sampling.num_logprobs is None
+
+    def follow(self) -> Choice | None:
+        """Take the next token without any logits where the constraint leaves one only; ``None`` where it does not."""
+        sampling = self.sampling
+        if sampling.constraint is None or sampling.num_logprobs is not None:
+            return None
+        allowed = sampling.constraint(self.token_ids)
+        if allowed is None or len(allowed) != 1 or allowed[0] in sampling.banned:
+            return None
+        return self.take(int(allowed[0]))
+
+    def take(self, token_id: int) -> Choice:
+        """Remember a token that was chosen elsewhere: where ``takes_likeliest``, the likeliest of all."""
+        self.token_ids.append(token_id)
+        return Choice(token_id)
 
     def choose(self, logits: Tensor) -> Choice:
         """Choose from fp32 logits [V] on any device; the choice is appended to ``token_ids``."""
         sampling = self.sampling
-        if self._is_plain and sampling.temperature == 0.0 and sampling.num_logprobs is None:
-            token_id = int(logits.argmax())
-            self.token_ids.append(token_id)
-            return Choice(token_id)
+        if self.takes_likeliest:
+            return self.take(int(logits.argmax()))
         logits = self._masked(logits.detach().float().cpu())
         if sampling.temperature == 0.0:
             token_id = int(logits.argmax())
@@ -164,9 +178,14 @@ class Prefix:
     def lengths(self) -> tuple[int, ...]:
         return tuple(self.cache.lengths)
 
+    @property
+    def num_bytes(self) -> int:
+        """What it holds of memory, room for tokens to come included."""
+        return self.cache.num_bytes + self.hidden.numel() * self.hidden.element_size()
+
 
 class DecodeBatch:
-    """Replies that are decoded together, one token each per step. Rows come and go; a row's index is its place."""
+    """Replies that are decoded together. Rows come and go; a row's index is its place."""
 
     def __init__(self, backbone: LeanLlama) -> None:
         self.backbone = backbone
@@ -180,6 +199,7 @@ class DecodeBatch:
     def lengths(self) -> list[int]:
         return [] if self._cache is None else list(self._cache.lengths)
 
+    @torch.inference_mode()
     def admit(self, prefix: Prefix, row: int, *, reserve: int) -> None:
         """Add a copy of one row of a prefix as the last row, with ``reserve`` tokens of room when it is the first."""
         if self._cache is None:
@@ -191,24 +211,37 @@ class DecodeBatch:
             self._cache.append(prefix.cache, row)
             self._hidden = torch.cat((self._hidden, prefix.hidden[row : row + 1]))
 
+    def adopt(self, prefix: Prefix) -> None:
+        """Take over all rows of a prefix that nobody else holds, without copying; only an empty batch can."""
+        assert self._cache is None
+        self._cache, self._hidden = prefix.cache, prefix.hidden
+
+    @torch.inference_mode()
     def drop(self, row: int) -> None:
-        """Remove a row; those after it move up by one."""
+        """Remove a row; the last row takes its place."""
         assert self._cache is not None
-        if self.num_rows == 1:
+        last = self.num_rows - 1
+        if last == 0:
             self._cache, self._hidden = None, torch.empty(0)
             return
         self._cache.drop(row)
-        self._hidden = torch.cat((self._hidden[:row], self._hidden[row + 1 :]))
+        places = [last if place == row else place for place in range(last)]
+        self._hidden = self._hidden[places]
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
         """Return the fp32 logits [B, V] of the next token of every row."""
         return self.backbone.logits(self._hidden)
 
-    def advance(self, token_ids: Sequence[int]) -> None:
-        """Append one token to every row."""
+    @torch.inference_mode()
+    def advance(self, runs: Sequence[Sequence[int]]) -> None:
+        """Append one token or more to every row, in one pass."""
         assert self._cache is not None
-        self._hidden = self.backbone.step(self._cache, token_ids)
+        if all(len(run) == 1 for run in runs):
+            self._hidden = self.backbone.step(self._cache, [run[0] for run in runs])
+            return
+        table = self.backbone.embed(torch.tensor([token for run in runs for token in run], device=self.backbone.device))
+        self._hidden = self.backbone.extend(self._cache, table.split([len(run) for run in runs]))
 
 
 class Runtime:
@@ -385,15 +418,20 @@ class Runtime:
         ends = self.eos_ids | set(sampling.stop_ids)
         if room:
             batch.admit(prefix, row, reserve=room)
-        for count in range(1, room + 1):
+        run: list[int] = []  # chosen, and not yet computed: what follows by force needs no logits in between
+        for _ in range(room):
             if is_cancelled(cancel) or (deadline is not None and time.monotonic() >= deadline):
                 return
-            token_id = chooser.choose(batch.logits()[0]).token_id
-            if token_id in ends:
+            choice = chooser.follow()
+            if choice is None:
+                if run:
+                    batch.advance([run])
+                    run = []
+                choice = chooser.choose(batch.logits()[0])
+            if choice.token_id in ends:
                 return
-            yield token_id
-            if count < room:
-                batch.advance([token_id])
+            yield choice.token_id
+            run.append(choice.token_id)
 
 
 def is_cancelled(cancel: Cancel | Callable[[], bool] | None) -> bool:

@@ -4,7 +4,8 @@ A small model on a processor spends its time in the interpreter and the dispatch
 everything that is constant is folded into the weights once at loading:
 - LoRA: W += alpha / rank * B @ A (read from a PEFT folder, without peft);
 - the gains of the RMS norms and their sqrt(width), so that a norm is x / hypot(|x|, sqrt(width * eps));
-- q, k, v side by side in one matrix and gate, up in another, stored as [in, out];
+- q, k, v side by side in one matrix and gate, up in another, stored as [in, out] as is the head: for one row that is
+  several times as fast as [out, in];
 - rows of q and k reordered so that rotary pairs are neighbours and rotation is one complex product
   (a dot product does not care about the order of its terms).
 Keys and values lie in a cache of fixed capacity; a row's prefix is computed once and copied where it is needed.
@@ -31,16 +32,23 @@ _ROUND = 64  # cache capacities are multiples of this, so that growing is rare
 
 
 class KvCache:
-    """Keys and values of B rows: per layer [B, K, S, D] each, S the capacity; ``lengths`` is what each row holds."""
+    """Keys and values of B rows in one tensor [L, R, 2K, S, D]: R rows and S tokens of room, keys before values.
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], lengths: list[int]) -> None:
-        self.keys, self.values, self.lengths = keys, values, lengths
+    ``lengths`` is what each row holds; what lies beyond it in the tensor is finite and means nothing.
+    """
+
+    def __init__(self, held: Tensor, lengths: list[int]) -> None:
+        self._held, self.lengths = held, lengths
+        self._divide()
 
     @classmethod
     def empty(cls, shape: LlamaShape, *, rows: int, capacity: int, like: Tensor) -> KvCache:
-        size = (rows, shape.num_kv_heads, _rounded(capacity), shape.size_of_head)
-        keys = [like.new_zeros(size) for _ in range(shape.num_layers)]
-        return cls(keys, [like.new_zeros(size) for _ in range(shape.num_layers)], [0] * rows)
+        size = (shape.num_layers, rows, 2 * shape.num_kv_heads, _rounded(capacity), shape.size_of_head)
+        return cls(like.new_zeros(size), [0] * rows)
+
+    def _divide(self) -> None:
+        """Cut the tensor into what each layer reads and writes: ``layers``, [B, 2K, S, D] each."""
+        self.layers = self._held[:, : len(self.lengths)].unbind(0)
 
     @property
     def num_rows(self) -> int:
@@ -48,49 +56,50 @@ class KvCache:
 
     @property
     def capacity(self) -> int:
-        return self.keys[0].shape[2]
+        return self._held.shape[3]
 
     @property
     def num_bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.keys, *self.values))
+        return self._held.numel() * self._held.element_size()
 
     def fork(self, rows: Sequence[int], *, capacity: int) -> KvCache:
         """Copy some rows (a row may be named twice) into a new cache with room for ``capacity`` tokens each."""
         lengths = [self.lengths[row] for row in rows]
-        held = max(lengths, default=0)
-        index = torch.tensor(list(rows), dtype=torch.long, device=self.keys[0].device)
-        size = (len(lengths), self.keys[0].shape[1], _rounded(max(capacity, held)), self.keys[0].shape[3])
+        return KvCache(self._copy(rows, num_rows=len(lengths), capacity=capacity), lengths)
 
-        def copy(source: Tensor) -> Tensor:
-            target = source.new_zeros(size)
-            target[:, :, :held] = source[index, :, :held]
-            return target
-
-        return KvCache([copy(key) for key in self.keys], [copy(value) for value in self.values], lengths)
+    def _copy(self, rows: Sequence[int], *, num_rows: int, capacity: int) -> Tensor:
+        longest = max((self.lengths[row] for row in rows), default=0)
+        num_layers, _, heads, _, size = self._held.shape
+        target = self._held.new_zeros((num_layers, num_rows, heads, _rounded(max(capacity, longest)), size))
+        for place, row in enumerate(rows):
+            target[:, place, :, : self.lengths[row]] = self._held[:, row, :, : self.lengths[row]]
+        return target
 
     def reserve(self, *, capacity: int) -> None:
         """Make room for ``capacity`` tokens in every row."""
         if capacity > self.capacity:
-            grown = self.fork(range(self.num_rows), capacity=max(capacity, 2 * self.capacity))
-            self.keys, self.values = grown.keys, grown.values
+            rows = self._held.shape[1]
+            self._held = self._copy(range(self.num_rows), num_rows=rows, capacity=max(capacity, 2 * self.capacity))
+            self._divide()
 
     def append(self, other: KvCache, row: int) -> None:
         """Take a copy of one row of another cache as the last row of this one."""
-        held = other.lengths[row]
-        self.reserve(capacity=held)
-        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
-            for layer, source in enumerate(theirs):
-                fresh = source.new_zeros(1, source.shape[1], self.capacity, source.shape[3])
-                fresh[0, :, :held] = source[row, :, :held]
-                mine[layer] = torch.cat((mine[layer], fresh))
-        self.lengths.append(held)
+        length, place = other.lengths[row], self.num_rows
+        self.reserve(capacity=length)
+        if place == self._held.shape[1]:
+            self._held = self._copy(range(place), num_rows=max(4, 2 * place), capacity=self.capacity)
+        self._held[:, place, :, :length] = other._held[:, row, :, :length]
+        self.lengths.append(length)
+        self._divide()
 
     def drop(self, row: int) -> None:
-        """Forget one row; the rows after it move up."""
-        for tensors in (self.keys, self.values):
-            for layer, tensor in enumerate(tensors):
-                tensors[layer] = torch.cat((tensor[:row], tensor[row + 1 :]))
-        del self.lengths[row]
+        """Forget one row; the last row takes its place, so that nothing else is moved."""
+        last = self.num_rows - 1
+        length = self.lengths.pop()
+        if row != last:
+            self._held[:, row, :, :length] = self._held[:, last, :, :length]
+            self.lengths[row] = length
+        self._divide()
 
 
 class _Layer:
@@ -103,10 +112,13 @@ class _Layer:
 
 
 class LeanLlama:
-    """A LLaMA that only answers. Build it with `load` (a folder) or `from_tensors`; it is not changed afterwards."""
+    """A LLaMA that only answers. Build it with `load` (a folder) or `from_tensors`; it is not changed afterwards.
+
+    Any number of threads may compute with it, each on caches of its own.
+    """
 
     def __init__(self, shape: LlamaShape, embedding: Tensor, layers: list[_Layer], head: Tensor) -> None:
-        self.shape, self.embedding, self.layers, self.head_weight = shape, embedding, layers, head
+        self.shape, self.embedding, self.layers, self.head = shape, embedding, layers, head  # head [W, V]
         self.dtype, self.device = embedding.dtype, embedding.device
         self._norm_floor = torch.tensor([math.sqrt(shape.hidden_size * shape.rms_norm_eps)], device=embedding.device)
         self._angles = _inverse_frequencies(shape).to(embedding.device)
@@ -174,7 +186,7 @@ class LeanLlama:
             shape,
             embedding.to(device=device, dtype=dtype, copy=True).contiguous(),
             layers,
-            head.to(device=device, dtype=dtype),
+            finish(head),
         )
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -183,8 +195,7 @@ class LeanLlama:
 
     def logits(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return fp32 logits [..., V] of hidden states [..., W], or [..., len(ids)] for some token ids only."""
-        weight = self.head_weight if ids is None else self.head_weight[ids]
-        return F.linear(hidden, weight).float()
+        return torch.matmul(hidden, self.head if ids is None else self.head[:, ids]).float()
 
     def new_cache(self, *, rows: int, capacity: int) -> KvCache:
         self._check_length(capacity)
@@ -206,17 +217,20 @@ class LeanLlama:
         held = max(starts) + longest
         mask = None
         if any(starts):
-            mask = (torch.arange(held, device=self.device) <= positions[:, :, None])[:, None]  # [B, 1, T, held]
+            mask = self._mask(torch.arange(held, device=self.device) <= positions[:, :, None])[:, None]
         rotation = self._rotation_at(positions)
+        is_even, kv_heads = len(set(starts)) == 1, self.shape.num_kv_heads
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = cache.keys[layer], cache.values[layer]
-            for row, begin in enumerate(starts):
-                keys[row, :, begin : begin + longest] = k[row]
-                values[row, :, begin : begin + longest] = v[row]
+        def attend(layer: int, q: Tensor, kv: Tensor) -> Tensor:
+            known = cache.layers[layer]
+            if is_even:
+                known[:, :, starts[0] : held] = kv
+            else:
+                for row, begin in enumerate(starts):
+                    known[row, :, begin : begin + longest] = kv[row]
             if mask is None:
-                return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-            return _attend(q, keys[:, :, :held], values[:, :, :held], mask)
+                return F.scaled_dot_product_attention(q, *kv.split(kv_heads, 1), is_causal=True, enable_gqa=True)
+            return _attend(q, *known[:, :, :held].split(kv_heads, 1), mask)
 
         x = self._run(x, rotation, attend)
         cache.lengths = [begin + count for begin, count in zip(starts, counts, strict=True)]
@@ -238,13 +252,12 @@ class LeanLlama:
         length = torch.tensor(cache.lengths, device=self.device)
         prefix = (torch.arange(held, device=self.device) < length[:, None])[:, None, :].expand(-1, total, -1)
         own = (owner[:, None] == owner) & (offset[:, None] >= offset)
-        mask = torch.cat((prefix, own.expand(num_rows, -1, -1)), dim=-1)[:, None]  # [B, 1, T, held + T]
+        mask = self._mask(torch.cat((prefix, own.expand(num_rows, -1, -1)), dim=-1))[:, None]  # [B, 1, T, held + T]
         rotation = self._rotation_at(length[:, None] + offset)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys = torch.cat((cache.keys[layer][:, :, :held], k), dim=2)
-            values = torch.cat((cache.values[layer][:, :, :held], v), dim=2)
-            return _attend(q, keys, values, mask)
+        def attend(layer: int, q: Tensor, kv: Tensor) -> Tensor:
+            whole = torch.cat((cache.layers[layer][:, :, :held], kv), dim=2)
+            return _attend(q, *whole.split(self.shape.num_kv_heads, 1), mask)
 
         return self._norm(self._run(self.embed(ids).expand(num_rows, -1, -1), rotation, attend))
 
@@ -253,20 +266,20 @@ class LeanLlama:
         """Append one token to every row of the cache and return the hidden states [B, W], normed."""
         shape, lengths = self.shape, cache.lengths
         num_rows, held = len(lengths), max(lengths) + 1
+        self._check_length(held)
         cache.reserve(capacity=held)
-        if held > len(self._rotations):
-            self._rotations = self._make_rotations(held)
+        rotations = self._rotations_up_to(held)
         heads, kv_heads, size = shape.num_heads, shape.num_kv_heads, shape.size_of_head
         rotated, group = heads + kv_heads, heads // kv_heads
         uniform = min(lengths) + 1 == held
         mask = rows = where = None
         if uniform:
-            rotation = self._rotations[held - 1]
+            rotation = rotations[held - 1]
         else:
             where = torch.tensor(lengths, device=self.device)
             rows = torch.arange(num_rows, device=self.device)
-            mask = (torch.arange(held, device=self.device) <= where[:, None])[:, None, None]  # [B, 1, 1, held]
-            rotation = self._rotations[where][:, None]
+            mask = self._mask(torch.arange(held, device=self.device) <= where[:, None])[:, None, None]
+            rotation = rotations[where][:, None]
         x = self.embedding[torch.tensor(token_ids, device=self.device)]  # [B, W]
         for layer, weights in enumerate(self.layers):
             qkv = torch.mm(self._norm(x), weights.qkv).view(num_rows, rotated + kv_heads, size)
@@ -274,18 +287,16 @@ class LeanLlama:
                 torch.view_as_complex(qkv[:, :rotated].view(num_rows, rotated, -1, 2)).mul_(rotation)
             else:
                 qkv[:, :rotated] = self._rotate(qkv[:, :rotated], rotation)
-            keys, values = cache.keys[layer], cache.values[layer]
+            known = cache.layers[layer]
             if uniform:
-                keys[:, :, held - 1] = qkv[:, heads:rotated]
-                values[:, :, held - 1] = qkv[:, rotated:]
+                known[:, :, held - 1] = qkv[:, heads:]
             else:
-                keys[rows, :, where] = qkv[:, heads:rotated]
-                values[rows, :, where] = qkv[:, rotated:]
+                known[rows, :, where] = qkv[:, heads:]
             # one new token: the heads that share keys are laid where a longer query would have its positions
             mixed = F.scaled_dot_product_attention(
                 qkv[:, :heads].view(num_rows, kv_heads, group, size),
-                keys[:, :, :held],
-                values[:, :, :held],
+                known[:, :kv_heads, :held],
+                known[:, kv_heads:, :held],
                 attn_mask=mask,
             )
             x = torch.addmm(x, mixed.reshape(num_rows, heads * size), weights.o)
@@ -295,14 +306,18 @@ class LeanLlama:
         return self._norm(x)
 
     def _run(self, x: Tensor, rotation: Tensor, attend: Any) -> Tensor:
-        """All layers over x [B, T, W]; ``attend(layer, q [B, H, T, D], k, v [B, K, T, D])`` -> [B, H, T, D]."""
+        """All layers over x [B, T, W]; ``attend(layer, q [B, H, T, D], kv [B, 2K, T, D])`` -> [B, H, T, D]."""
         shape = self.shape
         heads, kv_heads, size = shape.num_heads, shape.num_kv_heads, shape.size_of_head
+        rotated = heads + kv_heads
         for layer, weights in enumerate(self.layers):
-            qkv = torch.matmul(self._norm(x), weights.qkv).unflatten(-1, (heads + 2 * kv_heads, size))
-            q_and_k = self._rotate(qkv[..., : heads + kv_heads, :], rotation)
-            q, k = q_and_k.transpose(1, 2).split((heads, kv_heads), dim=1)
-            mixed = attend(layer, q, k, qkv[..., heads + kv_heads :, :].transpose(1, 2))
+            qkv = torch.matmul(self._norm(x), weights.qkv).unflatten(-1, (rotated + kv_heads, size))
+            if self.dtype == torch.float32:
+                torch.view_as_complex(qkv[..., :rotated, :].unflatten(-1, (-1, 2))).mul_(rotation)
+            else:
+                qkv[..., :rotated, :] = self._rotate(qkv[..., :rotated, :], rotation)
+            q, kv = qkv.transpose(1, 2).split((heads, 2 * kv_heads), dim=1)
+            mixed = attend(layer, q, kv)
             x = x + torch.matmul(mixed.transpose(1, 2).flatten(2), weights.o)
             gate, up = torch.matmul(self._norm(x), weights.gate_up).chunk(2, dim=-1)
             x = x + torch.matmul(F.silu(gate).mul_(up), weights.down)
@@ -322,10 +337,18 @@ class LeanLlama:
 
     def _rotation_at(self, positions: Tensor) -> Tensor:
         """Return [B, T, 1, D / 2] complex rotations at positions [B, T]."""
-        needed = int(positions.max()) + 1
-        if needed > len(self._rotations):
-            self._rotations = self._make_rotations(needed)
-        return self._rotations[positions][:, :, None]
+        return self._rotations_up_to(int(positions.max()) + 1)[positions][:, :, None]
+
+    def _rotations_up_to(self, length: int) -> Tensor:
+        """Return the table, at least ``length`` long; another thread may replace it at any time."""
+        rotations = self._rotations
+        if length > len(rotations):
+            rotations = self._rotations = self._make_rotations(length)
+        return rotations
+
+    def _mask(self, seen: Tensor) -> Tensor:
+        """Turn "may look at" into what is added to the scores, once for all layers."""
+        return torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, -torch.inf)
 
     def _make_rotations(self, length: int) -> Tensor:
         self._check_length(length)

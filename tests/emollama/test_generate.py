@@ -14,7 +14,7 @@ from emollama.config import LlamaShape
 from emollama.errors import BusyError, InputError
 from emollama.generate import Engine, Event, Request
 from emollama.projectors import build_projectors
-from emollama.runtime import Row, Runtime, Sampling
+from emollama.runtime import Row, Runtime, Sampling, one_of
 
 SHAPE = LlamaShape(
     vocab_size=97, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, max_positions=128,
@@ -170,3 +170,78 @@ def test_requests_and_limits_are_checked(runtime: Runtime) -> None:
         Request(row=prompts()[0], sampling=Sampling(), timeout_seconds=0)
     with pytest.raises(InputError, match="max_rows"):
         Engine(runtime, max_rows=0)
+
+
+def test_forced_tokens_cost_no_step_and_change_nothing(runtime: Runtime) -> None:
+    choices = [[40, 41, 42, 43, 44, 45, 46, 47], [40, 41, 42, 50, 51, 52], [60, 61, 62, 63]]
+    constraint = one_of(choices, end=[2])
+    chosen = []
+    for row in prompts():
+        prefix, said = runtime.prefill([row]), []
+        while True:  # token by token, each step computed: the plain meaning of a constraint
+            allowed = list(constraint(said) or ())
+            logits = runtime.next_logits(prefix, allowed)[0]
+            token = allowed[int(logits.argmax())]
+            if token == 2:
+                break
+            said.append(token)
+            prefix = runtime.extend(prefix, 0, [token])
+        chosen.append(said)
+    sampling = Sampling(max_tokens=20, constraint=constraint, stop_ids=(2,))
+    assert [list(runtime.decode(runtime.prefill([row]), sampling=sampling)) for row in prompts()] == chosen
+    engine = Engine(runtime, max_rows=4)
+    free = engine.add(Request(row=prompts()[2], sampling=Sampling(max_tokens=9)))  # an unforced neighbour
+    names = [engine.add(Request(row=row, sampling=sampling)) for row in prompts()]
+    num_steps, events = 0, defaultdict(list)
+    while engine.has_work:
+        num_steps += 1
+        for event in engine.step():
+            events[event.request_id].append(event)
+    assert [tokens_of(events[name]) for name in names] == chosen
+    assert {events[name][-1].reason for name in names} == {"stop"}
+    assert tokens_of(events[free]) == list(
+        runtime.decode(runtime.prefill([prompts()[2]]), sampling=Sampling(max_tokens=9))
+    )
+    assert num_steps < max(len(said) for said in chosen) + 9
+
+
+def test_forced_tokens_still_end_at_the_limit_and_at_a_cancel(runtime: Runtime) -> None:
+    constraint = one_of([list(range(30, 70))], end=[2])
+    prefix = runtime.prefill(prompts()[:1])
+    assert list(runtime.decode(prefix, sampling=Sampling(max_tokens=5, constraint=constraint))) == [30, 31, 32, 33, 34]
+    engine = Engine(runtime)
+    short = engine.add(Request(prefix=prefix, sampling=Sampling(max_tokens=5, constraint=constraint)))
+    long = engine.add(Request(prefix=prefix, sampling=Sampling(max_tokens=40, constraint=constraint)))
+    first = engine.step()
+    assert [event.reason for event in first if event.request_id == short][-1] == "length"
+    assert len([event for event in first if event.request_id == long]) < 40
+    engine.cancel(long)
+    assert [event.reason for event in engine.step()] == ["cancelled"]
+    assert not engine.has_work
+
+
+def test_many_streams_that_come_and_go_get_what_they_would_alone(runtime: Runtime) -> None:
+    sampling = Sampling(max_tokens=10, banned=frozenset({2}))
+    rows = [prompts()[index % 6] for index in range(24)]
+    wanted = [list(runtime.decode(runtime.prefill([row]), sampling=sampling)) for row in rows]
+    engine = Engine(runtime, max_rows=3, max_waiting=24)
+    got: dict[int, list[int]] = {}
+
+    def work(index: int) -> None:
+        stream = engine.stream(Request(row=rows[index], sampling=sampling))
+        if index % 5 == 4:  # some go away after their first token
+            next(stream)
+            stream.close()  # type: ignore[attr-defined]
+            return
+        got[index] = tokens_of(list(stream))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert got == {index: wanted[index] for index in range(24) if index % 5 != 4}
+    while engine.has_work:
+        engine.step()
+    assert engine.num_running == engine.num_waiting == 0
