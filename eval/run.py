@@ -24,7 +24,17 @@ from eval.ask import Answer, EvalModel, give, keep, modalities_of
 from eval.leaks import LeakReport, check_leaks
 from eval.predictions import PREDICTIONS, Record
 from eval.report import write_json
-from eval.run_dir import ABLATION, ANSWERS, FORMAT, RESULT, EvalRunDir, by_id
+from eval.run_dir import (
+    ABLATION,
+    ANSWERS,
+    ENVIRONMENT,
+    FORMAT,
+    RESULT,
+    EvalRunDir,
+    by_id,
+    changes_between,
+    read_document,
+)  # fmt: skip
 from eval.score_tasks import SCORE_TASKS
 from eval.scoring import (
     ScoreSettings,
@@ -264,13 +274,15 @@ def finish(
     """Score the rows of a run and write its result and reports."""
     from eval.report_html import render_html
     from eval.report_markdown import render_markdown
-    from eval.run_dir import ENVIRONMENT, read_document
 
     rows = by_id(run.records(ANSWERS))
     records = [rows[item.id] for item in items]
     scored = score_records(records, task, run.path, options.score)
     counts = counts_of(records)
-    notes = [*leaks.notes, *([task.notes] if task.notes else []), *scored["notes"]]
+    environment = read_document(run.path / ENVIRONMENT)
+    notes = [
+        *changes_between(environment), *leaks.notes, *([task.notes] if task.notes else []), *scored["notes"]
+    ]  # fmt: skip
     if counts["failed"]:
         notes.insert(0, f"{counts['failed']} of {len(records)} items failed and count as wrong")
     document: dict[str, Any] = {
@@ -303,7 +315,6 @@ def finish(
         "notes": list(dict.fromkeys(notes)),
     }
     write_json(run.path / RESULT, document)
-    environment = read_document(run.path / ENVIRONMENT)
     (run.path / "report.md").write_text(render_markdown(document, environment), encoding="utf-8")
     (run.path / "report.html").write_text(render_html(document, environment), encoding="utf-8")
     return document

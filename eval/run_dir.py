@@ -145,5 +145,15 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def changes_between(environment: Mapping[str, Any]) -> list[str]:
+    """Say where a run was resumed with other code or another machine than it was started with: its rows are mixed."""
+    said = []
+    for later in environment.get("resumed", []):
+        for key, name in (("git_revision", "revision"), ("versions", "package versions"), ("machine", "machine")):
+            if later.get(key) != environment.get(key):
+                said.append(f"the run was resumed with another {name} than it was started with: see environment.json")
+    return list(dict.fromkeys(said))
+
+
 def by_id(records: Iterable[Record]) -> dict[str, Record]:
     return {record.id: record for record in records}

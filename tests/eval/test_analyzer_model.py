@@ -22,7 +22,7 @@ from eval.scoring import ScoreSettings
 from eval.series import affect_at, labels_at
 from eval.task import Item
 from eval.tasks import load_task
-from tests.eval.toy import toy_task
+from tests.eval.toy import same_origin, toy_task
 
 SAMPLE = Path(__file__).parents[2] / "emollama" / "assets" / "sample"
 
@@ -236,8 +236,9 @@ def data(tmp_path: Path, media: type) -> Path:
 
 @pytest.mark.parametrize("name", ["ferplus", "emodb", "goemotions"])
 def test_nano_runs_its_three_sets_the_same_twice_and_resumed(
-    name: str, data: Path, tmp_path: Path, model: AnalyzerModel
+    name: str, data: Path, tmp_path: Path, model: AnalyzerModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    same_origin(monkeypatch)
     task = load_task(name)
     options = EvalOptions(score=ScoreSettings(num_resamples=20))
 

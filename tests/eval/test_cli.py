@@ -19,7 +19,7 @@ from eval.parts import PARTS, load_part
 from eval.task import EvalTask
 from eval.tasks import TASKS, describe_task, load_task
 from tests.eval.tasks.miniatures import emodb, ferplus, goemotions
-from tests.eval.toy import ToyModel, toy_task
+from tests.eval.toy import ToyModel, same_origin, toy_task
 
 
 def quiet() -> Console:
@@ -92,7 +92,10 @@ def test_nano_runs_several_tasks_in_one_call(data: Path, tmp_path: Path) -> None
     assert "FER+" in (tmp_path / "docs" / "results.md").read_text()
 
 
-def test_ctrl_c_says_how_to_go_on_and_going_on_ends_the_same(toy: Callable[..., Any], tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_go_on_and_going_on_ends_the_same(
+    toy: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same_origin(monkeypatch)
     command = ("ferplus", "--data", ".", "--run-dir", "cut", "--resamples", "20", "--no-ablate")
     cut = toy(*command, model=ToyModel(wrong=["clip01"], stop_after=10))
     assert cut.exit_code == 130

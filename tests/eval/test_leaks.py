@@ -126,6 +126,15 @@ def test_a_training_split_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert any("train.csv is not there" in note for note in report.notes)
 
 
+def test_one_file_is_not_compared_with_itself(tmp_path: Path) -> None:
+    file = tmp_path / "table.parquet"
+    file.write_bytes(b"x")
+    task = toy_task(items=lambda data, split: toy_items(4), splits=("test", "train"))
+    report = check_leaks(task, toy_items(4), data=file, split="test")
+    assert report.found == []
+    assert any("one file was given" in note for note in report.notes)
+
+
 def test_the_manifest_of_an_adapter_is_found_in_its_run(tmp_path: Path) -> None:
     adapter = tmp_path / "run" / "exports" / "best"
     adapter.mkdir(parents=True)

@@ -18,7 +18,7 @@ from eval.score_rows import ScoreOptions
 from eval.score_tasks import SCORE_TASKS
 from eval.scoring import ScoreSettings
 from eval.task import Item
-from tests.eval.toy import LABELS, ToyModel, toy_items, toy_task
+from tests.eval.toy import LABELS, ToyModel, same_origin, toy_items, toy_task
 
 QUICK = EvalOptions(score=ScoreSettings(num_resamples=50))
 
@@ -92,7 +92,9 @@ def test_what_goes_wrong_with_an_item_is_counted_and_stops_nothing(tmp_path: Pat
     assert document["confusion"]["counts"][LABELS.index("angry")][-1] >= 1
 
 
-def test_twice_and_interrupted_and_in_threads_it_is_the_same(tmp_path: Path) -> None:
+def test_twice_and_interrupted_and_in_threads_it_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same_origin(monkeypatch)
+
     def kept(folder: str) -> dict[str, Any]:
         document = json.loads((tmp_path / folder / "run" / "result.json").read_text())
         return {name: value for name, value in document.items() if name != "latency"}
@@ -142,6 +144,15 @@ def test_what_failed_may_be_asked_again(tmp_path: Path) -> None:
     again = ToyModel()
     assert run(tmp_path, again, replace(QUICK, resume=True, retry_failed=True))["counts"]["failed"] == 0
     assert {name for name, _ in again.asked} == {"clip03"}
+
+
+def test_a_run_resumed_with_other_code_says_so(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, ToyModel(stop_after=20))
+    path = tmp_path / "run" / "environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "git_revision": "older"}))
+    document = run(tmp_path, options=replace(QUICK, resume=True))
+    assert any("resumed with another revision" in note for note in document["notes"])
 
 
 def test_modalities_are_dropped_one_by_one_and_left_one_by_one(tmp_path: Path) -> None:
