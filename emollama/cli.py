@@ -38,6 +38,7 @@ _SUMMARIES = {
     "merge": "Merge an adapter into its base: one model folder that needs neither.",
     "eval": "Score a model on a benchmark.",
     "score": "Score a file of predictions against a file of truth.",
+    "judge": "Judge descriptions with a language model behind an endpoint.",
     "bench": "Measure speed and where the time goes.",
     "bench-train": "Measure training beside transformers' Trainer (also: bench train).",
 }

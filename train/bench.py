@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,9 +98,7 @@ def compare(
     *, manifest: Path | None, steps: int, batch_size: int, repetitions: int, threads: int, seed: int = 7
 ) -> TrainBench:
     """Run both, in turns, on the same batches."""
-    import peft
     import torch
-    import transformers
 
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,8 +127,8 @@ def compare(
         ours_final_loss=mine[-1],
         trainer_final_loss=theirs[-1],
         largest_loss_difference=max(abs(a - b) for a, b in zip(mine, theirs, strict=True)),
-        transformers=transformers.__version__,
-        peft=peft.__version__,
+        transformers=version("transformers"),
+        peft=version("peft"),
         machine=f"{platform.system()} {platform.machine()}",
     )
 
