@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emollama.adapter import AdapterInfo, base_digest
 from emollama.analyze import Analyzer
 from emollama.errors import InputError
 from emollama.labels import GOEMOTIONS_28, NANO_LABELS
@@ -222,6 +224,20 @@ def test_an_adapter_names_its_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="does not name its base"):
         AnalyzerModel.load(str(tmp_path))
+
+
+def test_an_adapter_folder_is_a_model_of_its_own(tmp_path: Path, model: AnalyzerModel) -> None:
+    nano = SAMPLE.parent / "nano"
+    folder = tmp_path / "mine"
+    shutil.copytree(nano / "adapter", folder)
+    digest = base_digest(nano / "backbone", nano / "tokenizer.json")
+    AdapterInfo(base="nano", base_sha256=digest, labels=("happy", "sad")).save(folder)
+    mine = AnalyzerModel.load(str(folder))
+    assert mine.name == "nano-mine"
+    assert mine.describe()["adapter"] == "mine"
+    assert mine.describe()["weights_sha256"] != model.describe()["weights_sha256"]
+    given, task = words("I am so happy, this is wonderful!"), toy_task()
+    assert mine.answer(given, task).prediction == "happy"
 
 
 @pytest.fixture
