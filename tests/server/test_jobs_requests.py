@@ -104,7 +104,8 @@ def test_a_result_file_is_not_trained_on(fine_tuning: Callable[..., Any]) -> Non
 def test_the_validation_file_has_the_labels_of_the_training_file(queueing: Any, manifest: Callable[..., bytes]) -> None:
     training = queueing.upload()
     # One row of one label is enough to validate on.
-    job = queueing.create(training_file=training, validation_file=queueing.upload(manifest(rows=1)))
+    unheard = queueing.upload(manifest(rows=1, transcript="another word"))
+    job = queueing.create(training_file=training, validation_file=unheard)
     assert job.status == "queued"
     queueing.client.fine_tuning.jobs.cancel(job.id)
     other = queueing.upload(manifest(labels=("joy", "awe")))
@@ -112,6 +113,17 @@ def test_the_validation_file_has_the_labels_of_the_training_file(queueing: Any, 
         queueing.create(training_file=training, validation_file=other)
     assert (caught.value.code, caught.value.param) == ("invalid_validation_file", "validation_file")
     assert {(each["line"], each["code"]) for each in caught.value.body["problems"]} >= {(2, "unknown_label")}
+
+
+def test_what_is_trained_on_does_not_validate(queueing: Any, manifest: Callable[..., bytes]) -> None:
+    training = queueing.upload(manifest(speaker="ann"))
+    before = set((queueing.data / "jobs").iterdir())
+    with pytest.raises(openai.BadRequestError) as caught:
+        queueing.create(training_file=training, validation_file=training)
+    assert (caught.value.code, caught.value.param) == ("invalid_validation_file", "validation_file")
+    codes = {each["code"] for each in caught.value.body["problems"]}
+    assert codes >= {"speaker_in_two_splits", "clip_in_two_splits"}
+    assert set((queueing.data / "jobs").iterdir()) == before
 
 
 def test_what_is_not_checked_in_time_is_checked_by_the_runner(
