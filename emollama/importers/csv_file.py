@@ -99,7 +99,7 @@ def _facts(table: Table, row: Row, *, limit: float) -> dict[str, Any]:
             facts[column] = text
     taken = set(table.columns.values())
     shares = {name: row.cells[name] for name in table.header if name.lower().startswith(_SHARE_PREFIX)}
-    if shares and "distribution" not in table.columns:
+    if any(text.strip() for text in shares.values()) and "distribution" not in table.columns:
         facts["distribution"] = _shares(shares, where=where)
     meta = {
         name: text for name, text in row.cells.items() if name and name not in taken and name not in shares and text

@@ -62,6 +62,15 @@ def test_words_alone_and_stretches_of_one_clip(tmp_path, clip, round_trip) -> No
     assert [s.clip for s in samples] == ["long.mp4", "long.mp4", None]
 
 
+def test_a_row_without_votes_keeps_its_label(tmp_path, clip, round_trip) -> None:
+    clip(tmp_path, "a.wav")
+    clip(tmp_path, "b.wav")
+    path = table(tmp_path, "file,label,p_joy,p_fear\na.wav,joy,,\nb.wav,joy,3,1\n")
+    samples = round_trip(tmp_path, import_csv(path))
+    assert [s.distribution for s in samples] == [None, {"joy": 0.75, "fear": 0.25}]
+    assert samples[0].label == "joy"
+
+
 def test_clips_that_are_not_there_stop_the_import_or_are_counted(tmp_path, clip, round_trip) -> None:
     clip(tmp_path, "a.wav")
     path = table(tmp_path, "file,label\na.wav,joy\nb.wav,joy\n")
