@@ -87,7 +87,10 @@ def list_jobs(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("job", "status", "base", "made", "new model", box=None)
+    table = Table(box=None)
+    for name in ("job", "status", "base", "made", "new model"):
+        # Names are there to be copied: on a narrow terminal they go on in the next line rather than lose their end.
+        table.add_column(name, overflow="fold", no_wrap=name == "job", min_width=30 if name == "job" else None)
     for row in rows:
         status = Text(row["status"], style=_COLORS.get(row["status"], ""))
         table.add_row(row["id"], status, Text(row["model"]), _time(row["created_at"]), row["fine_tuned_model"] or "")

@@ -46,6 +46,8 @@ def test_a_job_is_created_and_followed_to_its_end(
     assert f"{job.fine_tuned_model}:ckpt-step-4" in shown
     listed = run("list", server=t.url).output
     assert job_id in listed
+    narrow = CliRunner().invoke(app, ["list", "--server", t.url], env={"COLUMNS": "60", "NO_COLOR": "1"}).output
+    assert job_id in narrow  # to be copied
     assert json.loads(run("list", "--json", server=t.url).output)[0]["id"] == job_id
     assert json.loads(run("show", job_id, "--json", server=t.url).output)["checkpoints"][0]["step_number"] == 8
     events = run("events", job_id, server=t.url).output.splitlines()
