@@ -99,6 +99,8 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
     at = Position(batches_per_step=first.per_step)
     if resume and run_dir.has("last"):
         at = _restore(strategy, run_dir, model, optimizer, average, batches_per_step=first.per_step)
+    if resume and run_dir.is_new:
+        logger.warning("%s holds no run to resume: a new one begins", run_dir.path)
     if resume and not run_dir.is_new:
         run_dir.log("resume", step=at.step, epoch=at.epoch, batch=at.batch, from_byte=at.log_bytes)
     if at.step == 0:

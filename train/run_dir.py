@@ -61,6 +61,17 @@ class Position:
     figures: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
+def _changes(key: str, before: Any, now: Any) -> list[str]:
+    """Name what differs between two values of a config, part by part: ``epochs (was 40, is 3)``."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            change
+            for name in {**before, **now}
+            for change in _changes(f"{key}.{name}", before.get(name), now.get(name))
+        ]
+    return [] if before == now else [f"{key} (was {json.dumps(before)}, is {json.dumps(now)})"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """Tensors by name (``ema`` empty when not averaged, ``optimizer`` under DeepSpeed) and the run's position."""
@@ -93,10 +104,17 @@ class RunDir:
                     field="run_dir",
                 )
             saved = json.loads(file.read_text())
-            changed = [k for k in document if k not in FREE_ON_RESUME and saved.get(k) != document[k]]
+            changed = [
+                change
+                for key in document
+                if key not in FREE_ON_RESUME
+                for change in _changes(key, saved.get(key), document[key])
+            ]
             if changed:
                 raise InputError(
-                    f"run_dir {self.path} was started with other values of {', '.join(changed)}", field=changed[0]
+                    f"run_dir {self.path} was started with other values: {', '.join(changed)}; resume it with its own, "
+                    "or name another run_dir",
+                    field=changed[0].partition(" ")[0],
                 )
             self._cut_torn_line()
         else:

@@ -137,6 +137,11 @@ def test_resuming_a_finished_run_trains_nothing_and_exports_again(tmp_path):
     assert torch.equal(before["0.weight"], load_file(tmp_path / "export" / "toy.safetensors")["0.weight"])
 
 
+def test_resuming_where_no_run_is_says_so(tmp_path, caplog):
+    run(config_in(tmp_path / "typo", epochs=1), Toy(Options()), resume=True)
+    assert "typo holds no run to resume" in caplog.text
+
+
 def test_a_run_is_never_overwritten_nor_resumed_as_another(tmp_path):
     config = config_in(tmp_path, epochs=1)
     run(config, Toy(Options()))

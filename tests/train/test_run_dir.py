@@ -157,8 +157,12 @@ def test_another_run_is_neither_overwritten_nor_continued(tmp_path):
     first = open_dir(tmp_path)
     with pytest.raises(InputError, match="--resume"):
         open_dir(tmp_path)
-    with pytest.raises(InputError, match="learning_rate"):
+    with pytest.raises(InputError, match=r"learning_rate \(was 0\.001, is 0\.5\).*name another") as caught:
         open_dir(tmp_path, resume=True, learning_rate=0.5)
+    assert caught.value.field == "learning_rate"
+    wider = TrainConfig(recipe="toy", run_dir=str(tmp_path), task=Options(width=5))
+    with pytest.raises(InputError, match=r"task\.width \(was 4, is 5\)"):
+        RunDir(wider, resume=True)
     again = open_dir(tmp_path, resume=True, keep_exports=3, accumulate_steps=2, trackers=("tensorboard",))
     assert again.run_id == first.run_id
     assert (first.is_new, again.is_new) == (True, False)
