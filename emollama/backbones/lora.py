@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from emollama.backbones.quantize import quiet_bitsandbytes
 from emollama.config import LORA_TARGETS, LoraSettings
 from emollama.errors import CheckpointError
 from emollama.tensors import check_tensors, read_tensors, write_json, write_tensors
@@ -36,7 +37,8 @@ def _quiet_about_transformers() -> Iterator[None]:
 
 def attach_lora(backbone: nn.Module, settings: LoraSettings, *, seed: int | None = None) -> PeftModel:
     """Put fresh LoRA pairs on the backbone's projections; only they are trained (B starts at zero)."""
-    from peft import LoraConfig, get_peft_model
+    with quiet_bitsandbytes():
+        from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=settings.rank,

@@ -7,7 +7,9 @@ tests there). `lean.py` answers with merged, unquantised weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,9 +129,25 @@ def adamw_8bit(groups: Iterable[Any], *, lr: float, betas: tuple[float, float]) 
     return optimizer
 
 
+@contextmanager
+def quiet_bitsandbytes() -> Iterator[None]:
+    """Import bitsandbytes, or peft, which does so, without its advice on a kernel that is downloaded when it is used.
+
+    Nothing is fetched here, and what it would speed up (answering in 4 bits on a processor) is not done here.
+    """
+    log = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def _bitsandbytes() -> Any:
     try:
-        import bitsandbytes
+        with quiet_bitsandbytes():
+            import bitsandbytes
     except ImportError as error:
         raise DependencyError("4 and 8 bits need bitsandbytes: pip install 'emollama[gpu]'") from error
     return bitsandbytes
