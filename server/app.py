@@ -30,6 +30,7 @@ from server.ingest import Inbox, UploadLimits
 from server.jobs.catalog import AdapterCatalog
 from server.jobs.service import TRAINER, JobService
 from server.layout import DataFolder
+from server.media_worker import IS_SUPPORTED, Decoding, InProcess, MediaPool
 from server.metrics import Live, Metrics
 from server.middleware import EdgeMiddleware
 from server.models import Load, ModelHost, ModelSpec, load_analyzer
@@ -71,6 +72,16 @@ def open_store(settings: Settings, data: DataFolder) -> Store:
     return store
 
 
+def open_decoder(settings: Settings, metrics: Metrics) -> Decoding:
+    """Start the processes that decode uploads, unless there are to be none."""
+    if not settings.media_workers:
+        return InProcess()
+    if not IS_SUPPORTED:
+        logger.warning("clips are decoded in the service itself: this system has no limits for processes")
+        return InProcess()
+    return MediaPool(settings.media_workers, limits=settings.worker_limits(), ended=metrics.observe_worker_end)
+
+
 class _Service(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document with whole examples: the framework drops what is null in them."""
@@ -93,13 +104,17 @@ def create_app(
     *,
     load: Load | None = None,
     trainer: Sequence[str] = TRAINER,
+    decoder: Decoding | None = None,
 ) -> FastAPI:
     """Build the application.
 
     ``analyzer`` answers instead of a loaded model, ``load`` replaces how one is loaded, and ``trainer`` is the command
-    of a fine-tuning job, to which its run directory is appended.
+    of a fine-tuning job, to which its run directory is appended. ``decoder`` decodes uploads instead of processes of
+    their own; a stand-in for the analyzer or for loading one gets them as they are.
     """
     settings = settings or Settings()
+    if decoder is None and (analyzer is not None or load is not None):
+        decoder = InProcess()
     if load is None:
         given = analyzer
         load = functools.partial(load_analyzer, device=settings.device) if given is None else lambda spec: given
@@ -137,6 +152,8 @@ def create_app(
                 jobs=lambda: count_by_status(store),
             )
         )
+        decoding = decoder or open_decoder(settings, app.state.metrics)
+        app.state.decoder = decoding
         app.state.fetcher = Fetcher(settings.fetch_policy())
         app.state.store, app.state.data, app.state.jobs = store, data, jobs
         bundle_limits = dataclasses.replace(
@@ -156,6 +173,7 @@ def create_app(
             await gate.close()
             await asyncio.to_thread(jobs.stop)
             await asyncio.to_thread(models.close)
+            await asyncio.to_thread(decoding.close)
             scratch.close()
             incoming.close()
             store.close()

@@ -14,6 +14,7 @@ from server.gate import Gate
 from server.ingest import Inbox
 from server.jobs.service import JobService
 from server.layout import DataFolder
+from server.media_worker import Decoding
 from server.metrics import Metrics
 from server.models import ModelHost
 from server.settings import Settings
@@ -21,7 +22,7 @@ from server.store import Store
 
 if TYPE_CHECKING:
     from emollama.media import MediaLimits
-    from emollama.types import Analysis
+    from emollama.types import Analysis, Clip
 
 
 class Analyzing(Protocol):
@@ -33,7 +34,7 @@ class Analyzing(Protocol):
 
     def analyze(
         self,
-        source: Path | bytes | None,
+        source: Path | bytes | Clip | None,
         *,
         name: str | None = None,
         transcript: str | None = None,
@@ -73,6 +74,10 @@ def _principal(request: Request) -> Principal:
     return cast(Principal, request.state.principal)
 
 
+def _decoder(request: Request) -> Decoding:
+    return cast(Decoding, request.app.state.decoder)
+
+
 def _metrics(request: Request) -> Metrics:
     return cast(Metrics, request.app.state.metrics)
 
@@ -95,6 +100,7 @@ GateDep = Annotated[Gate, Depends(_gate)]
 InboxDep = Annotated[Inbox, Depends(_inbox)]
 BundleInboxDep = Annotated[Inbox, Depends(_bundle_inbox)]
 FetcherDep = Annotated[Fetcher, Depends(_fetcher)]
+DecoderDep = Annotated[Decoding, Depends(_decoder)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 StoreDep = Annotated[Store, Depends(_store)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.fetch import FetchPolicy, is_domain
+from server.media_worker import WorkerLimits
 
 if TYPE_CHECKING:
     from emollama.media import MediaLimits
@@ -82,6 +84,14 @@ class Settings(BaseSettings):
     )
     media_allow_http: bool = Field(False, description="Fetch clips over http, too; anyone on the way may change them.")
     media_fetch_seconds: float = Field(30.0, gt=0, description="Time in which a clip must be fetched.")
+
+    media_workers: int = Field(
+        2,
+        ge=0,
+        description="Processes that decode clips; 0 decodes in the service itself, which a hostile file may end.",
+    )
+    media_decode_seconds: float = Field(60.0, gt=0, description="Time in which a clip must be decoded.")
+    media_memory_mb: int = Field(1536, ge=256, description="Memory that a process may hold while it decodes, in MiB.")
 
     concurrency: int = Field(2, ge=1, description="Clips analysed at the same time.")
     queue_size: int = Field(16, ge=0, description="Clips that may wait for a place; more are told to come back.")
@@ -256,6 +266,14 @@ class Settings(BaseSettings):
         from emollama.media import MediaLimits
 
         return MediaLimits(max_bytes=self.max_upload_bytes, max_seconds=self.max_seconds)
+
+    def worker_limits(self) -> WorkerLimits:
+        """Return what decoding one clip may cost under these settings."""
+        return WorkerLimits(
+            seconds=self.media_decode_seconds,
+            cpu_seconds=2 * math.ceil(self.media_decode_seconds),
+            memory_bytes=self.media_memory_mb * _MEGABYTE,
+        )
 
     def fetch_policy(self) -> FetchPolicy:
         """Return from where clips may be fetched under these settings."""

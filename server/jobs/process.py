@@ -29,7 +29,7 @@ except ImportError:  # pragma: no cover  (not on Windows: there, no job is run)
 
 IS_SUPPORTED = fcntl is not None
 # What a trainer has no use for is not told to it.
-_SECRETS = ("EMOLLAMA_DATABASE_URL", "EMOLLAMA_WEBHOOK_SECRET")
+_SECRETS = ("EMOLLAMA_DATABASE_URL", "EMOLLAMA_WEBHOOK_SECRET", "EMOLLAMA_ADMIN_KEY")
 
 _KILL_SECONDS = 5.0
 

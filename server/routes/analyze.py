@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import Any
+import time
+from collections.abc import Callable
 
 from fastapi import APIRouter, Request, Response
 
-from server.deps import Analyzing, GateDep, InboxDep, MetricsDep, ModelsDep, PrincipalDep, SettingsDep
+from server.deps import Analyzing, DecoderDep, GateDep, InboxDep, MetricsDep, ModelsDep, PrincipalDep, SettingsDep
 from server.errors import responses
 from server.gate import Stop
 from server.ingest import UploadedFile
+from server.media_worker import Decoding
 from server.metrics import Metrics
 from server.schemas.analysis import EXAMPLE, AnalysisOut
 from server.schemas.analyze import REQUEST_BODY, AnalyzeForm
@@ -43,13 +46,15 @@ async def analyze(
     settings: SettingsDep,
     principal: PrincipalDep,
     metrics: MetricsDep,
+    decoder: DecoderDep,
 ) -> Response:
     """Send a clip as multipart field `file`. The file is deleted when the answer is sent; nothing of it is kept."""
     models.require_ready()
     gate.require_room()
     async with inbox.receive(request) as upload:
         form = AnalyzeForm.from_fields(upload.fields)
-        work = _work(await models.acquire(form.model, owner=principal.sees), upload.file, form, settings, metrics)
+        analyzer = await models.acquire(form.model, owner=principal.sees)
+        work = _work(analyzer, decoder, upload.file, form, settings, metrics)
         timeout = settings.request_timeout_seconds
         outcome = await gate.run(work, gone=lambda: until_gone(request), timeout_seconds=timeout)
     metrics.observe_wait(outcome.waited_seconds)
@@ -59,20 +64,30 @@ async def analyze(
     return Response(outcome.value, media_type="application/json")
 
 
-def _work(analyzer: Analyzing, file: UploadedFile, form: AnalyzeForm, settings: Settings, metrics: Metrics) -> Any:
-    """Return what the thread does: the analysis, as the bytes of its JSON."""
+def _work(
+    analyzer: Analyzing, decoder: Decoding, file: UploadedFile, form: AnalyzeForm, settings: Settings, metrics: Metrics
+) -> Callable[[Stop], bytes]:
+    """Return what the thread does: decoding and analysis, as the bytes of its JSON."""
 
     def work(stop: Stop) -> bytes:
+        began = time.perf_counter()
+        limits = settings.media_limits()
+        clip = decoder.decode(file.path, name=file.name, limits=limits, cancelled=stop)
+        elsewhere_ms = round((time.perf_counter() - began) * 1000, 2)
         analysis = analyzer.analyze(
-            file.path,
+            clip,
             name=file.name,
             transcript=form.transcript,
             labels=form.labels,
             language=form.language,
             timeline=form.timeline,
-            limits=settings.media_limits(),
+            limits=limits,
             cancelled=stop,
         )
+        if clip is not file.path:
+            timings = {**analysis.timings_ms, "decode": elsewhere_ms}
+            timings["total"] = round(analysis.timings_ms.get("total", 0.0) + elsewhere_ms, 2)
+            analysis = dataclasses.replace(analysis, timings_ms=timings)
         metrics.observe_stages(analysis.timings_ms)
         return json.dumps(analysis.to_json_dict(), ensure_ascii=False, allow_nan=False).encode()
 

@@ -1,0 +1,357 @@
+"""Decodes clips of strangers in processes of their own, so that a hostile file ends such a process and nothing else.
+
+A few processes (`server.media_child`) live long and take one clip at a time. One that takes too long, uses too much,
+crashes or is no longer wanted is killed and replaced at once; its clip gets an error that says so. What comes back is
+not believed: a JSON header is checked against the limits, and the arrays are raw bytes of the size that the header
+promised. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import queue
+import select
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from emollama import errors
+from server.errors import ApiError
+
+if TYPE_CHECKING:
+    from emollama.media import MediaLimits
+    from emollama.types import Audio, Clip, Frames
+
+logger = logging.getLogger("server.media_worker")
+
+CHILD = (sys.executable, "-m", "server.media_child")
+IS_SUPPORTED = os.name == "posix"
+_POLL_SECONDS = 0.05
+_START_SECONDS = 60.0
+_CLIPS_PER_PROCESS = 1000
+_MAX_HEADER_BYTES = 2**20
+_MAX_ARRAY_BYTES = 2**30
+_PIPE_BYTES = 2**20  # as large as an unprivileged process may make it
+_ERRORS = {
+    kind.__name__: kind
+    for kind in (
+        errors.InputError,
+        errors.UnsupportedMediaError,
+        errors.UndecodableMediaError,
+        errors.MediaLimitError,
+        errors.DependencyError,
+    )
+}
+
+
+class WorkerError(errors.EmoLlamaError):
+    """A decoding process could not be started: a fault of the service, not of a clip."""
+
+
+class Decoding(Protocol):
+    """Makes of an upload what an analyzer takes; blocks, may be called by several threads at once."""
+
+    def decode(
+        self, path: Path, *, name: str, limits: MediaLimits, cancelled: Callable[[], bool] | None = None
+    ) -> Clip | Path: ...
+
+    def close(self) -> None: ...
+
+
+class InProcess:
+    """Leaves the decoding to the analyzer."""
+
+    def decode(
+        self, path: Path, *, name: str, limits: MediaLimits, cancelled: Callable[[], bool] | None = None
+    ) -> Path:
+        return path
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerLimits:
+    """What one clip may cost: wall-clock seconds, processor seconds, and the bytes that its process holds in memory.
+
+    Decoders reserve far more addresses than they ever use, one arena a thread, and what fails to reserve looks like a
+    damaged file. So memory is watched, a few times a second, and the limit of addresses (``address_bytes``) is wide and
+    only there for what happens between two looks.
+    """
+
+    seconds: float = 60.0
+    cpu_seconds: int = 120
+    memory_bytes: int = 3 * 2**29
+    address_bytes: int = 8 * 2**30
+    niceness: int = 5
+
+
+class _EndedError(Exception):
+    """The process has to go: ``reason`` is timeout, memory, crash, cancelled or protocol."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Process:
+    """One decoding process and its two pipes."""
+
+    def __init__(self, command: Sequence[str], limits: WorkerLimits) -> None:
+        allowed = {name: getattr(limits, name) for name in ("cpu_seconds", "address_bytes", "niceness")}
+        # Without the service's own settings, some of which are secrets.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("EMOLLAMA_")}
+        self._process = subprocess.Popen(
+            [*command, json.dumps(allowed)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            start_new_session=True,  # a terminal's interrupt is the service's to handle
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        with contextlib.suppress(ImportError, AttributeError, OSError):
+            import fcntl
+
+            fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        os.set_blocking(self._stdout.fileno(), False)
+        self._memory_bytes = limits.memory_bytes
+        self.is_ready = False
+        self.num_clips = 0
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_until_ready(self, cancelled: Callable[[], bool]) -> None:
+        """Return when the process takes clips; raises `WorkerError` when it cannot be started."""
+        if self.is_ready:
+            return
+        try:
+            self.is_ready = bool(self._header(time.monotonic() + _START_SECONDS, cancelled).get("ready"))
+        except _EndedError as exc:
+            if exc.reason == "cancelled":
+                raise
+            raise WorkerError(f"a process for decoding could not be started ({exc.reason})") from exc
+
+    def ask(self, request: dict[str, Any], *, deadline: float, cancelled: Callable[[], bool]) -> Clip:
+        """Return the clip; raises what the library raised there, or `_EndedError`."""
+        self.num_clips += 1
+        try:
+            self._stdin.write(json.dumps(request).encode() + b"\n")
+        except OSError as exc:
+            raise _EndedError("crash") from exc
+        header = self._header(deadline, cancelled)
+        if "error" in header:
+            kind = _ERRORS.get(str(header["error"]))
+            if kind is None:
+                raise _EndedError("protocol")
+            field = header.get("field")
+            raise kind(str(header.get("message"))[:500], field=None if field is None else str(field)[:60])
+        return self._clip(header, deadline, cancelled)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait()
+        for pipe in (self._stdin, self._stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    def _resident_bytes(self) -> int:
+        import psutil
+
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:
+            return 0  # it has ended, which is seen at its pipe
+
+    def _header(self, deadline: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
+        length = struct.unpack("<I", self._read(4, deadline, cancelled))[0]
+        if length > _MAX_HEADER_BYTES:
+            raise _EndedError("protocol")
+        try:
+            header = json.loads(bytes(self._read(length, deadline, cancelled)))
+        except ValueError as exc:
+            raise _EndedError("protocol") from exc
+        if not isinstance(header, dict):
+            raise _EndedError("protocol")
+        return header
+
+    def _clip(self, header: dict[str, Any], deadline: float, cancelled: Callable[[], bool]) -> Clip:
+        from emollama.types import Clip
+
+        try:
+            frames, audio = header["frames"], header["audio"]
+            return Clip(
+                name=str(header["name"]),
+                seconds=_finite(header["seconds"]),
+                frames=None if frames is None else self._frames(frames, deadline, cancelled),
+                audio=None if audio is None else self._audio(audio, deadline, cancelled),
+                sha256=str(header["sha256"]),
+                warnings=tuple(str(each) for each in header["warnings"]),
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise _EndedError("protocol") from exc
+
+    def _frames(self, told: dict[str, Any], deadline: float, cancelled: Callable[[], bool]) -> Frames:
+        import numpy as np
+
+        from emollama.types import Frames
+
+        number, height, width, channels = (int(size) for size in told["shape"])
+        if min(number, height, width) < 1 or channels != 3:
+            raise ValueError("no pictures have this shape")
+        images = self._read(number * height * width * 3, deadline, cancelled)
+        times = self._read(number * 8, deadline, cancelled)
+        rate = told["source_fps"]
+        return Frames(
+            images=np.frombuffer(images, np.uint8).reshape(number, height, width, 3),
+            times=np.frombuffer(times, "<f8"),
+            source_fps=None if rate is None else _finite(rate),
+            is_still=bool(told["is_still"]),
+        )
+
+    def _audio(self, told: dict[str, Any], deadline: float, cancelled: Callable[[], bool]) -> Audio:
+        import numpy as np
+
+        from emollama.types import Audio
+
+        samples = self._read(int(told["length"]) * 4, deadline, cancelled)
+        return Audio(
+            samples=np.frombuffer(samples, "<f4"), sample_rate=int(told["sample_rate"]), start=_finite(told["start"])
+        )
+
+    def _read(self, length: int, deadline: float, cancelled: Callable[[], bool]) -> memoryview:
+        import numpy as np
+
+        if not 0 <= length <= _MAX_ARRAY_BYTES:
+            raise _EndedError("protocol")
+        view = memoryview(np.empty(length, np.uint8))  # not filled with zeros first
+        filled, fd = 0, self._stdout.fileno()
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        while filled < length:
+            if not poller.poll(_POLL_SECONDS * 1000):
+                if cancelled():
+                    raise _EndedError("cancelled")
+                if time.monotonic() > deadline:
+                    raise _EndedError("timeout")
+                if self._resident_bytes() > self._memory_bytes:
+                    raise _EndedError("memory")
+                continue
+            try:
+                received = os.readv(fd, [view[filled:]])
+            except BlockingIOError:
+                continue
+            if not received:
+                raise _EndedError("crash")
+            filled += received
+        return view
+
+
+class MediaPool:
+    """Decodes in ``size`` processes; ``ended`` hears the reason whenever one was ended by a clip."""
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        limits: WorkerLimits = WorkerLimits(),
+        ended: Callable[[str], None] = lambda reason: None,
+        command: Sequence[str] = CHILD,
+    ) -> None:
+        self._limits, self._ended, self._command = limits, ended, tuple(command)
+        self._size = size
+        self._is_closing = False
+        # The one that was used last is warmest, so it is the first to be taken.
+        self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
+        for _ in range(size):
+            self._idle.put(self._start())
+
+    def decode(
+        self, path: Path, *, name: str, limits: MediaLimits, cancelled: Callable[[], bool] | None = None
+    ) -> Clip:
+        """Decode a file. Raises `MediaError` for one that cannot be read, costs too much, or ended its process."""
+        asked_to_stop = cancelled or (lambda: False)
+        process = self._take(asked_to_stop)
+        keep = False
+        try:
+            process.wait_until_ready(asked_to_stop)
+            request = {"path": str(path.absolute()), "name": name, "limits": dataclasses.asdict(limits)}
+            deadline = time.monotonic() + self._limits.seconds
+            try:
+                clip = process.ask(request, deadline=deadline, cancelled=asked_to_stop)
+            except errors.EmoLlamaError:
+                keep = True
+                raise
+            keep = True
+            return clip
+        except _EndedError as exc:
+            self._ended(exc.reason)
+            raise self._told(exc.reason) from exc
+        finally:
+            self._give_back(process, keep=keep and process.num_clips < _CLIPS_PER_PROCESS)
+
+    def pids(self) -> list[int]:
+        """Return the processes that wait for a clip."""
+        with self._idle.mutex:
+            return [process.pid for process in self._idle.queue]
+
+    def close(self) -> None:
+        """End the processes; nothing is being decoded any more."""
+        self._is_closing = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().kill()
+
+    def _start(self) -> _Process:
+        return _Process(self._command, self._limits)
+
+    def _take(self, cancelled: Callable[[], bool]) -> _Process:
+        while True:
+            try:
+                return self._idle.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                if cancelled() or self._is_closing:
+                    raise ApiError("client_closed_request") from None
+
+    def _give_back(self, process: _Process, *, keep: bool) -> None:
+        if not keep or self._is_closing:
+            process.kill()
+        if not self._is_closing:
+            self._idle.put(process if keep else self._start())
+
+    def _told(self, reason: str) -> Exception:
+        if reason == "cancelled":
+            return ApiError("client_closed_request")
+        logger.warning("a decoding process was ended", extra={"fields": {"reason": reason}})
+        if reason == "timeout":
+            seconds = self._limits.seconds
+            return errors.MediaLimitError(f"the file was not decoded within {seconds:g} s", field="file")
+        if reason == "memory":
+            megabytes = self._limits.memory_bytes / 2**20
+            return errors.MediaLimitError(f"the file takes more than {megabytes:g} MiB to decode", field="file")
+        return errors.UndecodableMediaError(
+            "the file could not be decoded: it ended the process that read it, or took too much processor time",
+            field="file",
+        )
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
