@@ -6,8 +6,8 @@ question branch off that prefix.
 A rationale is checked against the cues it was given (`emollama.evidence.check_rationale`). One that fails is decoded
 again with sampling, and when that fails too it is replaced by the readings' own sentences, and the answer says so.
 
-Times are seconds from the start of the clip. `Analyzer` may be called from several threads: decoding and face tracking
-run side by side, the model part one at a time.
+Times are seconds from the start of the clip. `Analyzer` may be called from several threads: their clips are worked on
+side by side, each on its share of the cores (`emollama.cores`), and their replies are decoded as one batch.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 
 from emollama import evidence as ev
 from emollama import timeline as tl
+from emollama.cores import CORES
 from emollama.errors import EmoLlamaError, InputError
 from emollama.judge import Judge, Judgement, affect_of
 from emollama.labels import NANO_LABELS, parse_label_set
@@ -124,6 +125,7 @@ class _Clock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         self.check()
+        CORES.divide()
         started = time.perf_counter()
         yield
         self.ms[name] = round(self.ms.get(name, 0.0) + 1000 * (time.perf_counter() - started), 2)
@@ -140,7 +142,7 @@ class Analyzer:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self._lock = threading.Lock()
+        self._listening = threading.Lock()  # a recogniser is loaded once and hears one clip at a time
         self._judge = Judge(parts.renderer, parts.engine, parts.calibration)
         self._recognisers: dict[str, Recogniser] = {}
         # Tokens of the prompt's structure and slots; an answer may hold only the slots that were measured.
@@ -181,16 +183,17 @@ class Analyzer:
         Raises `MediaError` for a file that cannot be read and `InputError` for a wrong argument.
         """
         clock = _Clock(cancelled)
-        seen = self._understand(
-            clock, source, name=name, transcript=transcript, labels=labels, language=language, limits=limits, asr=asr,
-            all_tracks=timeline,
-        )  # fmt: skip
-        warnings = list(seen.warnings)
-        with clock.stage("decode_text"):
-            rationale = NOTHING_TO_JUDGE
-            if seen.cues is not None:
-                rationale, problems = self._say(seen, DEFAULT_QUESTION, clock)
-                warnings.extend(problems)
+        with CORES.working():
+            seen = self._understand(
+                clock, source, name=name, transcript=transcript, labels=labels, language=language, limits=limits,
+                asr=asr, all_tracks=timeline,
+            )  # fmt: skip
+            warnings = list(seen.warnings)
+            with clock.stage("decode_text"):
+                rationale = NOTHING_TO_JUDGE
+                if seen.cues is not None:
+                    rationale, problems = self._say(seen, DEFAULT_QUESTION, clock)
+                    warnings.extend(problems)
         return self._assemble(seen, rationale, warnings, timeline=timeline, clock=clock)
 
     def understand(
@@ -211,10 +214,11 @@ class Analyzer:
         ``quote=False`` does not look for the words that carry the verdict: the judgement is the same and comes sooner,
         for those who want no sentences.
         """
-        return self._understand(
-            _Clock(cancelled), source, name=name, transcript=transcript, labels=labels, language=language,
-            limits=limits, asr=asr, all_tracks=False, find_quote=quote,
-        )  # fmt: skip
+        with CORES.working():
+            return self._understand(
+                _Clock(cancelled), source, name=name, transcript=transcript, labels=labels, language=language,
+                limits=limits, asr=asr, all_tracks=False, find_quote=quote,
+            )  # fmt: skip
 
     def answer(self, seen: Understanding, question: str, *, cancelled: Callable[[], bool] | None = None) -> str:
         """Answer a question about a clip that was understood; a claim that no reading supports is not let through."""
@@ -256,42 +260,41 @@ class Analyzer:
         with clock.stage("faces"):
             tracks = self.parts.track_faces(clip.frames, audio=clip.audio) if clip.frames is not None else ()
         main = next((track for track in tracks if track.is_main), None)
-        with self._lock:
-            with clock.stage("encoders"):
-                face, face_features, others = self._see(main, tracks if all_tracks else ())
-                voice, voice_features = self._hear(clip.audio)
-                words = clip.transcript
-                if words is None and asr is not None and clip.audio is not None:
-                    words = self._recognise(asr, clip.audio, language=language)
-                    if words is None:
-                        warnings.append(f"The recogniser {asr} heard no words.")
-            warnings.extend(self._warnings(clip, main, tracks, voice, words))
-            used: dict[Source, Any] = {}
-            if face is not None and face_features is not None:
-                used["face"] = face_features.tokens
-            if voice is not None and voice_features is not None:
-                used["voice"] = voice_features.tokens
-            if words is not None:
-                used["words"] = words.text
-            if not used:
-                names = asked or self.labels
-                even = 1.0 / len(names)
-                return Understanding(
-                    clip=clip, tracks=tracks, readings=(), voice=None, transcript=words,
-                    emotion=Emotion(label=None, confidence=even, abstained=True, scores=dict.fromkeys(names, even)),
-                    cues=None, prefix=None, features={}, open_vocabulary=(),
-                    affect=Affect(valence=None, arousal=None, source=None),
-                    evidence={"visual": (), "audio": (), "text": ()}, asked=asked,
-                    warnings=(*warnings, _NOTHING),
-                    timings_ms=clock.total(),
-                )  # fmt: skip
-            with clock.stage("prefill"):
-                judged = self._judge.judge(used, asked or self.labels)
-                segments = () if face is None else ev.segments_of(face, until=clip.seconds)
-                quote = None
-                if words is not None and find_quote:
-                    quote = self._judge.quote(words.text, judged.words_label)
-                cues = self._cues(judged, clip, segments, voice, quote, present=tuple(used))
+        with clock.stage("encoders"):
+            face, face_features, others = self._see(main, tracks if all_tracks else ())
+            voice, voice_features = self._hear(clip.audio)
+            words = clip.transcript
+            if words is None and asr is not None and clip.audio is not None:
+                words = self._recognise(asr, clip.audio, language=language)
+                if words is None:
+                    warnings.append(f"The recogniser {asr} heard no words.")
+        warnings.extend(self._warnings(clip, main, tracks, voice, words))
+        used: dict[Source, Any] = {}
+        if face is not None and face_features is not None:
+            used["face"] = face_features.tokens
+        if voice is not None and voice_features is not None:
+            used["voice"] = voice_features.tokens
+        if words is not None:
+            used["words"] = words.text
+        if not used:
+            names = asked or self.labels
+            even = 1.0 / len(names)
+            return Understanding(
+                clip=clip, tracks=tracks, readings=(), voice=None, transcript=words,
+                emotion=Emotion(label=None, confidence=even, abstained=True, scores=dict.fromkeys(names, even)),
+                cues=None, prefix=None, features={}, open_vocabulary=(),
+                affect=Affect(valence=None, arousal=None, source=None),
+                evidence={"visual": (), "audio": (), "text": ()}, asked=asked,
+                warnings=(*warnings, _NOTHING),
+                timings_ms=clock.total(),
+            )  # fmt: skip
+        with clock.stage("prefill"):
+            judged = self._judge.judge(used, asked or self.labels)
+            segments = () if face is None else ev.segments_of(face, until=clip.seconds)
+            quote = None
+            if words is not None and find_quote:
+                quote = self._judge.quote(words.text, judged.words_label)
+            cues = self._cues(judged, clip, segments, voice, quote, present=tuple(used))
         items: dict[Modality, tuple[Evidence, ...]] = {
             "visual": () if face is None else ev.face_evidence(face, segments),
             "audio": () if "voice" not in used or voice is None else ev.voice_evidence(voice),
@@ -337,11 +340,12 @@ class Analyzer:
         return self.parts.voice.read(audio, measured)
 
     def _recognise(self, name: str, audio: Audio, *, language: str | None) -> Transcript | None:
-        if name not in self._recognisers:
-            if self.parts.recogniser is None:
-                raise InputError(f"asr is {name!r}; this model has no recogniser", field="asr")
-            self._recognisers[name] = self.parts.recogniser(name)
-        heard = self._recognisers[name](audio, language=language)
+        with self._listening:
+            if name not in self._recognisers:
+                if self.parts.recogniser is None:
+                    raise InputError(f"asr is {name!r}; this model has no recogniser", field="asr")
+                self._recognisers[name] = self.parts.recogniser(name)
+            heard = self._recognisers[name](audio, language=language)
         return heard if heard is not None and heard.text.strip() else None
 
     def _warnings(
@@ -427,13 +431,12 @@ class Analyzer:
         first: list[str] = []
         for temperature, seed in _ATTEMPTS:
             tokens = []
-            with self._lock:
-                for token in self.parts.engine.generate(
-                    seen.prefix, ids, stop_id=renderer.stop_id, max_new_tokens=MAX_RATIONALE_TOKENS,
-                    temperature=temperature, seed=seed, banned=banned, choices=choices,
-                ):  # fmt: skip
-                    clock.check()
-                    tokens.append(token)
+            for token in self.parts.engine.generate(
+                seen.prefix, ids, stop_id=renderer.stop_id, max_new_tokens=MAX_RATIONALE_TOKENS,
+                temperature=temperature, seed=seed, banned=banned, choices=choices,
+            ):  # fmt: skip
+                clock.check()
+                tokens.append(token)
             text = renderer.decode(tokens, cues)
             problems = ev.check_rationale(text, cues, must_state=must_state)
             if len(tokens) >= MAX_RATIONALE_TOKENS:

@@ -7,7 +7,8 @@ transformers, peft and timm are not imported here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -19,19 +20,27 @@ from emollama.calibration import Calibration
 from emollama.checkpoint import ModelAssets, load_assets
 from emollama.config import PRESETS
 from emollama.errors import CheckpointError, InputError
+from emollama.generate import Engine, Request
 from emollama.parts import Parts, PromptRow, Query
 from emollama.prompt import Renderer
 from emollama.runtime import Prefix, Row, Runtime, Sampling, one_of
 
 # Room in the cache for what follows a prefix, so that it does not have to grow.
 _RESERVE = 32
+# Replies that are decoded at once, and that may wait for a row; who lets clips in bounds them long before that.
+_MAX_REPLIES, _MAX_WAITING = 16, 1024
 
 
 class RuntimeEngine:
-    """Answers the analyzer's queries (`emollama.parts.Engine`) with a `Runtime`."""
+    """Answers the analyzer's queries (`emollama.parts.Engine`) with a `Runtime`; any thread may ask.
+
+    Prefixes are computed and scored where they are asked for, side by side; replies of all threads are decoded as one
+    batch of ``replies``, which a reply joins at any time.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self.replies = Engine(runtime, max_rows=_MAX_REPLIES, max_waiting=_MAX_WAITING)
 
     def prefill(self, rows: Sequence[PromptRow]) -> Prefix:
         return self.runtime.prefill([Row(row.ids, row.features) for row in rows], reserve=_RESERVE)
@@ -75,7 +84,7 @@ class RuntimeEngine:
         seed: int,
         banned: frozenset[int] = frozenset(),
         choices: Sequence[Sequence[int]] | None = None,
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """Continue the first row by ``ids`` and yield new tokens up to, without, the stop token."""
         sampling = Sampling(
             max_tokens=max_new_tokens,
@@ -85,7 +94,16 @@ class RuntimeEngine:
             banned=banned,
             constraint=None if choices is None else one_of(choices, end=(stop_id,)),
         )
-        return self.runtime.decode(self.runtime.extend(prefix, 0, ids, reserve=max_new_tokens), sampling=sampling)
+        extended = self.runtime.extend(prefix, 0, ids)
+        return self._tokens(Request(prefix=extended, sampling=sampling))
+
+    def _tokens(self, request: Request) -> Generator[int, None, None]:
+        with closing(self.replies.stream(request)) as events:
+            for event in events:
+                if event.error is not None:
+                    raise event.error
+                if event.token_id is not None:
+                    yield event.token_id
 
 
 def load_parts(model: str | Path, *, adapter: str | Path | None = None, device: str = "cpu") -> Parts:

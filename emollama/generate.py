@@ -13,7 +13,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -147,7 +147,7 @@ class Engine:
             self._decode(events)
             return events
 
-    def stream(self, request: Request) -> Iterator[Event]:
+    def stream(self, request: Request) -> Generator[Event, None, None]:
         """Yield the events of one request until its end; closing the iterator cancels the request."""
         mailbox: deque[Event] = deque()
         reply = self._add(request, mailbox=mailbox)

@@ -151,7 +151,7 @@ def test_closing_a_stream_cancels_it(runtime: Runtime) -> None:
     engine = Engine(runtime)
     stream = engine.stream(Request(row=prompts()[0], sampling=Sampling(max_tokens=50, banned=frozenset({2}))))
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert [event.reason for event in engine.step()] == ["cancelled"]
 
 
@@ -231,7 +231,7 @@ def test_many_streams_that_come_and_go_get_what_they_would_alone(runtime: Runtim
         stream = engine.stream(Request(row=rows[index], sampling=sampling))
         if index % 5 == 4:  # some go away after their first token
             next(stream)
-            stream.close()  # type: ignore[attr-defined]
+            stream.close()
             return
         got[index] = tokens_of(list(stream))
 
