@@ -28,7 +28,7 @@ from emollama.labels import canonical
 from emollama.manifest import Manifest, Sample, read_manifest
 from train.data.split import Shares, TooFewGroupsError, divide
 from train.features import FeatureCache
-from train.trainees import Example, Outcome, Reading, Trainee, trainee_factory
+from train.trainees import Example, Outcome, Reading, Trainee, preset_of, trainee_factory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -185,7 +185,7 @@ class ClipTask:
             raise DatasetError(f"{self.manifest.path} has no sample of the split train", field="split")
         self.samples = {"train": train, "valid": valid}
         self.labels = self._label_set()
-        self.trainee: Trainee = trainee or trainee_factory(_preset_of(options.model))(options, self.labels)
+        self.trainee: Trainee = trainee or trainee_factory(preset_of(options.model))(options, self.labels)
         self.samples = {split: self._taught(split, samples) for split, samples in self.samples.items()}
         self.known: dict[str, list[Known]] = {}
         self._begun: dict[str, Tensor] = {}
@@ -586,8 +586,3 @@ def set_apart(manifest: Manifest, *, share: float, seed: int) -> tuple[tuple[Sam
         tuple(sample for sample in own if sample.id not in chosen),
         tuple(sample for sample in own if sample.id in chosen),
     )
-
-
-def _preset_of(model: str) -> str:
-    """A folder of a model in nano's layout is trained as nano is."""
-    return "nano" if Path(model).is_dir() else model

@@ -90,10 +90,10 @@ class JobService:
 
     def require_base(self, name: str) -> None:
         """Raise unless a job may start from this model."""
-        from train.trainees import TRAINEES
+        from train.trainees import TRAINEES, preset_of
 
         if name in self._bases:
-            if self._bases[name] not in TRAINEES:
+            if preset_of(self._bases[name]) not in TRAINEES:
                 message = f"model {name[:100]!r} cannot be fine-tuned; those that can: {', '.join(TRAINEES)}"
                 raise ApiError("unsupported_option", message, param="model")
             return

@@ -213,3 +213,13 @@ def test_a_check_that_goes_on_after_the_answer_can_be_ended(
         t.wait(job.id, "paused")
         assert t.client.fine_tuning.jobs.resume(job.id).status in ("queued", "running")
         assert t.wait(job.id).status == "succeeded"
+
+
+def test_a_job_may_start_from_the_folder_of_a_model(fine_tuning: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "own-model").mkdir()
+    t = fine_tuning(model=str(tmp_path / "own-model"), jobs=False)
+    row = b'{"id": "%d", "transcript": "well %d", "label": "%s"}\n'
+    rows = b"".join(row % (n, n, (b"joy", b"fear")[n % 2]) for n in range(8))
+    file = t.client.files.create(file=("rows.jsonl", rows), purpose="fine-tune")
+    job = t.client.fine_tuning.jobs.create(model="own-model", training_file=file.id)
+    assert (job.model, job.status) == ("own-model", "queued")

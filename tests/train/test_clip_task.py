@@ -20,6 +20,7 @@ from train.clip_task import ClipOptions, ClipTask, set_apart, similar_lengths
 from train.config import TrainConfig, override
 from train.loop import run
 from train.recipes import load_recipe
+from train.trainees import preset_of
 
 
 @pytest.fixture
@@ -259,3 +260,8 @@ def test_a_loss_in_parts_is_the_loss_of_the_whole(
 )
 def test_rows_are_grouped_where_padding_costs_more_than_a_pass(lengths: list[int], groups: list[list[int]]) -> None:
     assert similar_lengths(lengths, overhead=40) == groups
+
+
+def test_a_folder_of_a_model_is_trained_as_nano_is(tmp_path: Path) -> None:
+    assert preset_of(str(tmp_path)) == "nano"
+    assert preset_of("emollama-8b") == "emollama-8b"

@@ -129,6 +129,11 @@ TRAINEES: Mapping[str, str] = MappingProxyType(
 )
 
 
+def preset_of(model: str) -> str:
+    """Return the preset whose trainee a model has: a folder of a model in nano's layout is trained as nano is."""
+    return "nano" if Path(model).is_dir() else model
+
+
 def trainee_factory(name: str) -> Any:
     """Return the class behind a preset's name; an unknown one raises `UnknownNameError` with those that are."""
     if name not in TRAINEES:
