@@ -90,7 +90,11 @@ def _anchor(result: Mapping[str, Any]) -> str:
 def _run(path: Path, document: Mapping[str, Any], parts: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[str]:
     result = document["result"]
     lines = [f"## {result['title']}", ""]
-    figures = [(name_of(name), with_interval(entry)) for name, entry in result["figures"].items()]
+    first = result["primary"]
+    figures = [
+        (name_of(name) + (" — the official figure" if name == first else ""), with_interval(entry))
+        for name, entry in sorted(result["figures"].items(), key=lambda pair: pair[0] != first)
+    ]
     counts = result["counts"]
     said = [f"{counts[name]} {name}" for name in ("failed", "unparseable", "abstained")]
     lines += [

@@ -111,6 +111,7 @@ def test_the_page_of_results_holds_the_figures_of_its_logs(folder: Path, tmp_pat
     text = render_results([run, part, other])
     assert f"{result['figures']['waf']['value']:.4f}" in text
     assert "emollama eval eval-toy" in text
+    assert "| toy, speakers not heard |" in text
     assert text.index("0.7123") < text.index("Parts on their own") < text.index("0.6123")
     assert "(#toy--co)" in text
     with pytest.raises(InputError, match="no log of a run"):
@@ -119,3 +120,10 @@ def test_the_page_of_results_holds_the_figures_of_its_logs(folder: Path, tmp_pat
     bad.write_text("{}")
     with pytest.raises(InputError, match="no log of"):
         render_results([bad])
+
+
+def test_the_published_page_of_results_is_what_its_logs_give() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    logs = [*sorted((docs / "logs").glob("eval-*.json"))]
+    logs += [docs / "logs" / f"{name}.json" for name in ("ferplus", "emodb", "goemotions", "composed")]
+    assert (docs / "results.md").read_text(encoding="utf-8") == render_results(logs)
