@@ -35,6 +35,7 @@ DEFAULT_FPS = 5.0
 _MEMORY_FOR_FRAMES = 384 * 2**20  # bytes of kept RGB; longer clips at the sampling cap are kept smaller, not shorter
 _SEEK_FROM_SECONDS = 2.0  # a stretch that begins later is sought, one that begins earlier is decoded up to
 _REORDERED_SECONDS = 1.0  # pictures may lie this far from their place in the file
+_BURST_FRAMES = 900  # so many pictures say nothing yet about a file's rate
 _KEYFRAMES_ONLY_FROM_SECONDS = 1.0  # samples at least this far apart may be taken from key frames alone
 
 # What PyAV raises for damaged input, besides FFmpeg's own errors: zero time bases, impossible sizes, bad text, a
@@ -52,16 +53,21 @@ _DAMAGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class MediaLimits:
-    """What one clip may cost. ``max_frames`` counts all pictures in the video track, wanted or not."""
+    """What one clip may cost. ``max_frames`` counts all pictures in the video track, wanted or not.
+
+    ``max_fps`` is above what any camera writes and holds from some hundred pictures on: a file that packs more of them
+    into its seconds was made to be dear.
+    """
 
     max_bytes: int = 200 * 10**6
     max_seconds: float = 600.0
     max_pixels_per_frame: int = 4096 * 2304
     max_frames: int = 72_000
+    max_fps: float = 300.0
     max_streams: int = 16
 
     def __post_init__(self) -> None:
-        for field in ("max_bytes", "max_seconds", "max_pixels_per_frame", "max_frames", "max_streams"):
+        for field in ("max_bytes", "max_seconds", "max_pixels_per_frame", "max_frames", "max_fps", "max_streams"):
             value = getattr(self, field)
             if not value > 0:
                 raise InputError(f"{field} is {value!r}; it must be above 0", field=field)
@@ -303,6 +309,8 @@ class _VideoCollector:
         self._stream, self._plan, self._origin, self._is_image = stream, plan, origin, is_image
         limits, context = plan.limits, stream.codec_context
         limits.check("max_frames", stream.frames, unit="frames")
+        if plan.window is None and declared_seconds > 0 and stream.frames > _BURST_FRAMES:
+            limits.check("max_fps", stream.frames / declared_seconds, unit="frames a second")
         self._check_size(context.width, context.height)
         aspect = stream.sample_aspect_ratio
         self._pixel_aspect = float(aspect) if aspect and 0.1 <= aspect <= 10 else 1.0
@@ -344,6 +352,10 @@ class _VideoCollector:
             return True
         time = float(stamp * packet.time_base) - self._origin
         self._plan.limits.check("max_seconds", time, unit="seconds")
+        if self._seen > _BURST_FRAMES:
+            # A stretch may begin some seconds after the first picture that is read for it.
+            so_far = max(0.0, time) + _SEEK_FROM_SECONDS + _REORDERED_SECONDS
+            self._plan.limits.check("max_fps", self._seen / so_far, unit="frames a second")
         self.end = min(self._length, max(self.end, time + float((packet.duration or 0) * packet.time_base)))
         if self._only_keyframes:
             return packet.is_keyframe

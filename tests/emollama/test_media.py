@@ -334,6 +334,17 @@ def test_the_seconds_limit_holds_against_a_lying_header(media, tmp_path):
         read_clip(bytes(content), limits=MediaLimits(max_seconds=2.0))
 
 
+@pytest.mark.parametrize("extension", ["mp4", "mkv", "avi"])
+def test_ten_thousand_frames_in_ten_seconds_are_no_clip(media, tmp_path, extension):
+    grey = np.full((16, 16, 3), 90, np.uint8)
+    path = media.video(tmp_path / f"a.{extension}", images=lambda index: grey, seconds=1.6, fps=1000)
+    with pytest.raises(MediaLimitError, match="max_fps is 300"):
+        read_clip(path)
+    assert read_clip(path, limits=MediaLimits(max_fps=2000.0)).frames is not None
+    fast = media.video(tmp_path / f"b.{extension}", images=lambda index: grey, seconds=4.0, fps=240)
+    assert read_clip(fast).frames.times[-1] == pytest.approx(3.8, abs=0.05)
+
+
 def test_the_frames_limit_holds_where_none_are_declared(media, tmp_path):
     path = media.video(tmp_path / "a.gif", seconds=5.0)
     with pytest.raises(MediaLimitError, match="max_frames"):
