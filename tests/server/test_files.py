@@ -88,11 +88,12 @@ def test_every_kind_of_bundle_can_be_trained_on(
 ) -> None:
     t = fine_tuning(jobs=False)
     file = t.upload(pack(manifest()), name="whatever.bin")
-    job = t.create(training_file=file, validation_file=t.upload(pack(manifest(rows=2))))
+    unheard = manifest(rows=1, transcript="another word")
+    job = t.create(training_file=file, validation_file=t.upload(pack(unheard)))
     assert job.status == "queued"
     folder = t.run_dir(job.id) / "data"
     assert (folder / "training" / "manifest.jsonl").read_bytes() == manifest()
-    assert (folder / "validation" / "manifest.jsonl").read_bytes() == manifest(rows=2)
+    assert (folder / "validation" / "manifest.jsonl").read_bytes() == unheard
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def test_a_job_that_fails_ends_the_following_command_with_1(fine_tuning: Callabl
 
 def test_a_job_is_paused_resumed_and_cancelled(queueing: Any, manifest: Callable[..., bytes], tmp_path: Path) -> None:
     file = queueing.upload()
-    created = run("create", file, "--validation", file, server=queueing.url)
+    unheard = queueing.upload(manifest(rows=1, transcript="another word"))
+    created = run("create", file, "--validation", unheard, server=queueing.url)
     assert created.exit_code == 0, created.output
     job_id = created.output.strip()
     for verb, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
