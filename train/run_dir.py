@@ -95,7 +95,13 @@ class RunDir:
         file = self.path / "config.json"
         if not writes:
             return
-        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"run_dir {self.path} cannot be made ({error.strerror}); name a folder that can be written to",
+                field="run_dir",
+            ) from error
         document = config.to_json_dict()
         if file.exists():
             if not resume:

@@ -153,6 +153,12 @@ def test_an_export_of_a_run_that_was_killed_is_made_anew(tmp_path):
     assert names(tmp_path / "exports" / "step-5") == ["new.txt"]
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"run_dir .*file.* cannot be made \(.+\); name a folder"):
+        open_dir(tmp_path / "file" / "run")
+
+
 def test_another_run_is_neither_overwritten_nor_continued(tmp_path):
     first = open_dir(tmp_path)
     with pytest.raises(InputError, match="--resume"):
