@@ -136,11 +136,16 @@ def check_leaks(
         if one is not None and two is not None and canonical(one) != canonical(two):
             message = f"is {two!r}, but line {other.line} says {one!r} of the same content"
             findings.add("two_labels", message, line=row.line, field="label", value=two)
-        elif other.has_messages == row.has_messages:
+        elif _dialogue(other) == _dialogue(row):  # one clip may teach several dialogues
             message = f"has the content of line {other.line}"
             findings.add(
                 "same_sample", message, line=row.line, field="clip" if row.clip else "transcript", value=row.clip
             )
+
+
+def _dialogue(row: Facts) -> object:
+    """Return a row's turns, or whether it has any where they could not be read."""
+    return row.sample.messages if row.sample is not None else row.has_messages
 
 
 def _check_against(training: Seen, rows: Sequence[Facts], clips: Mapping[str, ClipFacts], findings: Findings) -> None:

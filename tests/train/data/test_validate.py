@@ -192,6 +192,18 @@ def test_words_alone_can_leak_too(tmp_path: Path) -> None:
     assert [(p.code, p.line) for p in report.problems] == [("clip_in_two_splits", 3), ("same_sample", 4)]
 
 
+def test_a_clip_may_teach_several_dialogues_but_none_twice(tmp_path: Path) -> None:
+    def row(number: int, answer: str) -> dict[str, object]:
+        turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": answer}]
+        split = "valid" if number == 3 else "train"
+        clip = "clips/s1.wav" if number == 3 else "clips/s0.wav"
+        return {"id": str(number), "clip": clip, "messages": turns, "split": split}
+
+    rows = [row(0, "A yawn."), row(1, "A flat voice."), row(2, "A yawn."), row(3, "A sigh.")]
+    report = validate(d.write_rows(tmp_path, rows), limits=LIMITS)
+    assert [(p.code, p.line) for p in report.problems] == [("same_sample", 3)]
+
+
 def test_dialogues_need_no_labels(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "A yawn\n\tin the voice. 🥱"}]
     rows = [
