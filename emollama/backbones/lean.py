@@ -229,8 +229,9 @@ class LeanLlama:
                 for row, begin in enumerate(starts):
                     known[row, :, begin : begin + longest] = kv[row]
             if mask is None:
-                return F.scaled_dot_product_attention(q, *kv.split(kv_heads, 1), is_causal=True, enable_gqa=True)
-            return _attend(q, *known[:, :, :held].split(kv_heads, 1), mask)
+                keys, values = kv[:, :kv_heads], kv[:, kv_heads:]
+                return F.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)
+            return _attend(q, known[:, :kv_heads, :held], known[:, kv_heads:, :held], mask)
 
         x = self._run(x, rotation, attend)
         cache.lengths = [begin + count for begin, count in zip(starts, counts, strict=True)]
@@ -243,7 +244,7 @@ class LeanLlama:
 
         The sequences lie side by side; each sees its row's prefix and itself. Returns [B, sum of lengths, W], normed.
         """
-        total, num_rows = sum(len(branch) for branch in branches), cache.num_rows
+        total, num_rows, kv_heads = sum(len(branch) for branch in branches), cache.num_rows, self.shape.num_kv_heads
         held = max(cache.lengths)
         self._check_length(held + max(len(branch) for branch in branches))
         ids = torch.tensor([token for branch in branches for token in branch], device=self.device)
@@ -257,7 +258,7 @@ class LeanLlama:
 
         def attend(layer: int, q: Tensor, kv: Tensor) -> Tensor:
             whole = torch.cat((cache.layers[layer][:, :, :held], kv), dim=2)
-            return _attend(q, *whole.split(self.shape.num_kv_heads, 1), mask)
+            return _attend(q, whole[:, :kv_heads], whole[:, kv_heads:], mask)
 
         return self._norm(self._run(self.embed(ids).expand(num_rows, -1, -1), rotation, attend))
 

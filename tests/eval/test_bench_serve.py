@@ -1,0 +1,97 @@
+"""The load bench asks as it says, and its figures are those of the replies; no speed is asserted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from emollama.errors import InputError
+from eval.bench_serve import (
+    Load,
+    MemorySample,
+    Reply,
+    closed_loop,
+    memory_growth,
+    open_loop,
+    percentile,
+    resident_mib,
+    started_service,
+    summarise,
+    table_of,
+)
+
+
+class Counting:
+    """Answers after a few turns of the loop and remembers how many were asked at once."""
+
+    def __init__(self) -> None:
+        self.now = self.most = self.total = 0
+
+    async def __call__(self, due: float) -> Reply:
+        self.now += 1
+        self.total += 1
+        outcome = "429" if self.total == 1 else "200"
+        self.most = max(self.most, self.now)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.now -= 1
+        return Reply(seconds=time.perf_counter() - due, outcome=outcome)
+
+
+def test_a_closed_loop_keeps_so_many_requests_under_way() -> None:
+    ask = Counting()
+    load = asyncio.run(closed_loop(ask, clients=4, requests=21))
+    assert (ask.total, ask.most, len(load.replies)) == (21, 4, 21)
+    figures = load.to_json_dict()
+    assert (figures["answered"], figures["failed"]) == (20, {"429": 1})
+
+
+def test_an_open_loop_does_not_wait_for_answers() -> None:
+    answers: asyncio.Event | None = None
+    waiting = 0
+
+    async def ask(due: float) -> Reply:
+        nonlocal waiting
+        assert answers is not None
+        waiting += 1
+        if waiting == 6:  # all have been asked before the first is answered
+            answers.set()
+        await answers.wait()
+        return Reply(seconds=time.perf_counter() - due, outcome="200")
+
+    async def run() -> Load:
+        nonlocal answers
+        answers = asyncio.Event()
+        return await asyncio.wait_for(open_loop(ask, rate=2000.0, requests=6, seed=1), timeout=20)
+
+    assert len(asyncio.run(run()).replies) == 6
+
+
+def test_figures_leave_failures_out_of_latency_and_compare_the_first_two_loads() -> None:
+    good = [Reply(seconds=n / 100, outcome="200") for n in range(1, 101)]
+    one = Load(how="one client", replies=tuple(good), seconds=50.0)
+    many = Load(how="16 clients", replies=(*good, Reply(seconds=99.0, outcome="ReadError")), seconds=25.0)
+    assert percentile([1.0], 99) == 1.0
+    assert many.to_json_dict()["latency_ms"] == {"p50": 500.0, "p90": 900.0, "p99": 990.0, "slowest": 1000.0}
+    figures = summarise(Path("a/b.mp4"), loads=[one, many], memory=[])
+    assert figures["times_as_many_answers"] == 2.0
+    assert figures["loads"][1]["failed"] == {"ReadError": 1}
+    assert table_of([one, many], title="x").row_count == 2
+    assert Load(how="x", replies=(), seconds=1.0).to_json_dict()["latency_ms"] == {}
+
+
+def test_memory_growth_compares_the_settled_level_with_the_end() -> None:
+    samples = [MemorySample(num_requests=n, mib=500.0 + (n if n < 100 else 100 + n / 10)) for n in range(0, 301, 5)]
+    assert memory_growth(samples) == pytest.approx(18.0)
+    assert memory_growth(samples[:22]) is None
+    assert memory_growth([]) is None
+    assert resident_mib(os.getpid()) > 10
+
+
+def test_a_service_that_does_not_start_says_why() -> None:
+    with pytest.raises(InputError, match="did not start"), started_service("no-such-model", places=0):
+        pytest.fail("it cannot have started")
