@@ -31,7 +31,7 @@ from emollama.judge import Judge, Judgement, affect_of
 from emollama.labels import NANO_LABELS, parse_label_set
 from emollama.media import MediaLimits, read_clip
 from emollama.parts import Engine, Parts, PromptRow, Query, Recogniser, VoiceReader
-from emollama.phrases import KINDS, supported_answers
+from emollama.phrases import supported_answers
 from emollama.prompt import (
     DEFAULT_QUESTION,
     MAX_TRANSCRIPT_TOKENS,
@@ -43,6 +43,7 @@ from emollama.prompt import (
     WordsCue,
     longest,
 )
+from emollama.questions import kinds_for
 from emollama.types import (
     Affect,
     Analysis,
@@ -145,6 +146,8 @@ class Analyzer:
         self._listening = threading.Lock()  # a recogniser is loaded once and hears one clip at a time
         self._judge = Judge(parts.renderer, parts.engine, parts.calibration)
         self._recognisers: dict[str, Recogniser] = {}
+        # What other modules keep with an analyzer for as long as it lives, by type.
+        self.attachments: dict[type, Any] = {}
         # Tokens of the prompt's structure and slots; an answer may hold only the slots that were measured.
         added = parts.renderer.tokenizer.get_added_tokens_decoder()
         self._markers = frozenset(token_id for token_id, token in added.items() if token.special)
@@ -235,6 +238,10 @@ class Analyzer:
         """Answer one question about a clip; ``options`` are those of `understand`."""
         seen = source if isinstance(source, Understanding) else self.understand(source, **options)
         return self.answer(seen, question)
+
+    def judge(self, used: Mapping[Source, Any], labels: Sequence[str]) -> Judgement:
+        """Judge tokens [T, D] of face and voice, and words, over a closed set of labels; no encoder runs."""
+        return self._judge.judge(used, tuple(labels))
 
     # ---- understanding -------------------------------------------------------------------------------------------
 
@@ -426,7 +433,7 @@ class Analyzer:
         banned = self._markers - {renderer.token_id(slot) for slot in Slots.of(cues).values} - {renderer.stop_id}
         choices = None
         if self.parts.answers == "supported":
-            kinds, count = (("why",), _RATIONALES) if must_state else (tuple(KINDS), _ANSWERS_OF_A_KIND)
+            kinds, count = (("why",), _RATIONALES) if must_state else (kinds_for(question), _ANSWERS_OF_A_KIND)
             choices = [renderer.encode(text) for text in supported_answers(cues, kinds=kinds, count=count)]
         first: list[str] = []
         for temperature, seed in _ATTEMPTS:

@@ -252,14 +252,25 @@ class Renderer:
     def knows_label(self, name: str) -> bool:
         return self.tokenizer.token_to_id(label_token(labels.canonical(name))) is not None
 
-    def followup(self, label: str, cues: Cues, question: str) -> list[int]:
-        """Ids to append after `prefix`: the label as the answer to turn 1, the cues, and the question of turn 2."""
-        asked = self.encode_untrusted(" ".join(question.split()))[:MAX_QUESTION_TOKENS]
+    def followup(self, label: str, cues: Cues, question: str, *, turns: Sequence[tuple[str, str]] = ()) -> list[int]:
+        """Ids to append after `prefix`: the label as the answer to turn 1, the cues, and the question of turn 2.
+
+        ``turns`` are earlier questions and answers as plain text, which come between the cues and the question.
+        """
+        earlier = [
+            token
+            for asked, answered in turns
+            for token in (*self._question(asked), *self.encode_untrusted(" ".join(answered.split())), self.stop_id)
+        ]
         return [
             *self.label_ids([label])[0],
             self.token_id("<|cues|>"), *self.encode(render_cues(cues)), self.token_id("<|/cues|>"),
-            self.token_id("<|user|>"), *asked, self.token_id("<|assistant|>"),
+            *earlier, *self._question(question),
         ]  # fmt: skip
+
+    def _question(self, text: str) -> list[int]:
+        asked = self.encode_untrusted(" ".join(text.split()))[:MAX_QUESTION_TOKENS]
+        return [self.token_id("<|user|>"), *asked, self.token_id("<|assistant|>")]
 
     def answer(self, text: str) -> list[int]:
         """Ids of an answer with its stop token; slots are tokens. Training computes its loss on exactly these."""

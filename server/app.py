@@ -23,6 +23,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from emollama import __version__
 from server import errors
 from server.auth import AuthMiddleware, KeyRing
+from server.chat.cache import ClipCache
+from server.chat.desk import Desk
 from server.deps import Analyzing
 from server.fetch import Fetcher
 from server.gate import Gate
@@ -37,6 +39,7 @@ from server.models import Load, ModelHost, ModelSpec, load_analyzer
 from server.records.jobs import count_by_status
 from server.routes import ROUTERS, docs
 from server.schemas.analysis import EXAMPLE
+from server.schemas.chat import chat_schemas
 from server.schemas.fine_tuning import request_schemas
 from server.scratch import Scratch
 from server.settings import Settings
@@ -92,7 +95,7 @@ class _Service(FastAPI):
                     content = answer.get("content", {}).get("application/json", {})
                     for code, example in content.get("examples", {}).items():
                         example["value"] = errors.envelope(code)
-        document["components"]["schemas"].update(request_schemas())
+        document["components"]["schemas"].update({**request_schemas(), **chat_schemas()})
         analyze = document["paths"]["/analyze"]["post"]["responses"]["200"]
         analyze["content"]["application/json"]["example"] = EXAMPLE
         return document
@@ -151,6 +154,16 @@ def create_app(
                 models=lambda: len(models.names),
                 jobs=lambda: count_by_status(store),
             )
+        )
+        app.state.chat = Desk(
+            scratch,
+            ClipCache(
+                max_bytes=settings.chat_cache_bytes,
+                max_clips=settings.chat_cache_clips,
+                seconds=settings.chat_cache_seconds,
+            ),
+            max_clip_bytes=settings.max_upload_bytes,
+            max_bodies=settings.max_uploads,
         )
         decoding = decoder or open_decoder(settings, app.state.metrics)
         app.state.decoder = decoding

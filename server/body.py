@@ -11,7 +11,7 @@ from server.errors import ApiError
 MAX_BODY_BYTES = 256 * 1024
 
 
-async def read_json_body(request: Request) -> bytes:
+async def read_json_body(request: Request, *, max_bytes: int = MAX_BODY_BYTES) -> bytes:
     """Return the body, or raise `ApiError` for one that is too long or of another type."""
     content_type, _ = parse_options_header(request.headers.get("content-type"))
     kind = content_type.decode("latin-1")
@@ -19,14 +19,18 @@ async def read_json_body(request: Request) -> bytes:
         raise ApiError("unsupported_content_type", f"the body is {kind[:60]!r}; allowed: application/json")
     declared = request.headers.get("content-length", "")
     body = bytearray()
-    too_large = ApiError("body_too_large", f"the body is larger than {MAX_BODY_BYTES // 1024} KiB")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+    too_large = ApiError("body_too_large", f"the body is larger than {_size(max_bytes)}")
+    if declared.isdigit() and int(declared) > max_bytes:
         raise too_large
     try:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MAX_BODY_BYTES:
+            if len(body) > max_bytes:
                 raise too_large
     except ClientDisconnect as exc:
         raise ApiError("client_closed_request") from exc
     return bytes(body)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes // 1024} KiB" if num_bytes < 1024 * 1024 else f"{num_bytes // (1024 * 1024)} MiB"

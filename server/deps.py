@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from server.auth import Principal
+from server.chat.desk import Desk
 from server.fetch import Fetcher
 from server.gate import Gate
 from server.ingest import Inbox
@@ -70,6 +71,10 @@ def _fetcher(request: Request) -> Fetcher:
     return cast(Fetcher, request.app.state.fetcher)
 
 
+def _chat(request: Request) -> Desk:
+    return cast(Desk, request.app.state.chat)
+
+
 def _principal(request: Request) -> Principal:
     return cast(Principal, request.state.principal)
 
@@ -102,6 +107,7 @@ BundleInboxDep = Annotated[Inbox, Depends(_bundle_inbox)]
 FetcherDep = Annotated[Fetcher, Depends(_fetcher)]
 DecoderDep = Annotated[Decoding, Depends(_decoder)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
+ChatDep = Annotated[Desk, Depends(_chat)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 StoreDep = Annotated[Store, Depends(_store)]
 DataDep = Annotated[DataFolder, Depends(_data)]

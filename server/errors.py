@@ -74,6 +74,14 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
             400, _INVALID, "An option of OpenAI's API that this service does not have; `param` names it.",
             "method.type is 'dpo'; supported: supervised", "method.type",
         ),
+        "unsupported_parameter": ErrorCode(
+            400, _INVALID, "A parameter of a chat that this service does not have; `param` names it.",
+            "'tools' is not supported", "tools",
+        ),
+        "clip_not_cached": ErrorCode(
+            400, _INVALID, "A clip that is named by its `uuid` alone is not held (any more); send it again.",
+            "no clip is held under the uuid 'a'; send the clip again", "messages",
+        ),
         "invalid_training_file": ErrorCode(
             400, _INVALID, "The training file cannot be trained on; `problems` lists everything that is wrong.",
             "manifest.jsonl, line 3, clip: clips/a.wav is not in the archive (add the file, or correct the path)",

@@ -85,6 +85,12 @@ class Settings(BaseSettings):
     media_allow_http: bool = Field(False, description="Fetch clips over http, too; anyone on the way may change them.")
     media_fetch_seconds: float = Field(30.0, gt=0, description="Time in which a clip must be fetched.")
 
+    chat_cache_mb: float = Field(256.0, gt=0, description="Memory for clips that may be asked about again, in MiB.")
+    chat_cache_clips: int = Field(256, ge=1, description="Clips that are held for further questions.")
+    chat_cache_seconds: float = Field(
+        1800.0, gt=0, description="Time after its last question when a clip is forgotten."
+    )
+
     media_workers: int = Field(
         2,
         ge=0,
@@ -230,6 +236,10 @@ class Settings(BaseSettings):
     @property
     def max_upload_bytes(self) -> int:
         return int(self.max_upload_mb * _MEGABYTE)
+
+    @property
+    def chat_cache_bytes(self) -> int:
+        return int(self.chat_cache_mb * _MEGABYTE)
 
     @property
     def max_bundle_bytes(self) -> int:

@@ -12,7 +12,7 @@ from server.records.pages import Page, all_of, read_page
 from server.store import Store
 from server.store import files as table
 
-Purpose = Literal["fine-tune", "fine-tune-results"]
+Purpose = Literal["fine-tune", "fine-tune-results", "vision", "user_data"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 
+from emollama.sniff import HEAD_BYTES, sniff
 from server.deps import BundleInboxDep, DataDep, PrincipalDep, SettingsDep, StoreDep
 from server.errors import ApiError, responses
 from server.ingest import Upload
@@ -26,11 +27,11 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 @router.post(
     "",
-    summary="Upload a bundle of clips and labels",
+    summary="Upload a bundle of clips and labels, or a clip to chat about",
     responses=responses(
         "missing_file", "empty_file", "malformed_multipart", "too_many_parts", "unknown_field", "duplicate_field",
         "invalid_value", "upload_timeout", "file_too_large", "field_too_large", "unsupported_content_type",
-        "unsupported_file", "busy", "internal_error", "storage_full",
+        "unsupported_file", "unsupported_media", "busy", "internal_error", "storage_full",
     ),
     openapi_extra={"requestBody": REQUEST_BODY},
 )  # fmt: skip
@@ -50,19 +51,16 @@ async def upload_file(
 
 
 def _keep(upload: Upload, form: FileForm, store: Store, data: DataFolder, settings: Settings, owner: str) -> FileRecord:
-    from train.data.bundle import BundleError, kind_of
-    from train.data.codes import CODES
-
-    try:
-        kind = kind_of(upload.file.path)
-    except BundleError as exc:
-        raise ApiError("unsupported_file", f"{exc} ({CODES[exc.code].remedy})", param="file") from exc
+    if form.purpose == "fine-tune":
+        kind = _kind_of_bundle(upload)
+    else:
+        kind = _kind_of_clip(upload, settings.max_upload_bytes)
     now = time.time()
     seconds = form.expires_seconds or settings.file_expire_seconds
     record = FileRecord(
         id=new_id("file-"),
         filename=upload.file.name,
-        purpose="fine-tune",
+        purpose=form.purpose,
         kind=kind,
         num_bytes=upload.file.num_bytes,
         created_at=now,
@@ -77,6 +75,25 @@ def _keep(upload: Upload, form: FileForm, store: Store, data: DataFolder, settin
         target.unlink(missing_ok=True)
         raise
     return record
+
+
+def _kind_of_bundle(upload: Upload) -> str:
+    from train.data.bundle import BundleError, kind_of
+    from train.data.codes import CODES
+
+    try:
+        return kind_of(upload.file.path)
+    except BundleError as exc:
+        raise ApiError("unsupported_file", f"{exc} ({CODES[exc.code].remedy})", param="file") from exc
+
+
+def _kind_of_clip(upload: Upload, max_bytes: int) -> str:
+    """Return what a clip to chat about is, told from its first bytes."""
+    if upload.file.num_bytes > max_bytes:
+        message = f"a clip to chat about may have {max_bytes / 2**20:g} MiB"
+        raise ApiError("file_too_large", message, param="file")
+    with upload.file.path.open("rb") as file:
+        return sniff(file.read(HEAD_BYTES)).family
 
 
 @router.get("", summary="Files that are kept", responses=responses("invalid_value"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,8 @@ from server.errors import ApiError
 from server.records.files import FileRecord
 
 MIN_EXPIRY_SECONDS, MAX_EXPIRY_SECONDS = 3600, 30 * 86_400
+UploadPurpose = Literal["fine-tune", "vision", "user_data"]
+PURPOSES: tuple[str, ...] = get_args(UploadPurpose)
 _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
@@ -27,7 +29,9 @@ class FileOut(BaseModel):
     created_at: int = Field(description="Unix seconds.")
     expires_at: int | None = Field(description="Unix seconds when the file is deleted; null for never.")
     filename: str
-    purpose: str = Field(description="`fine-tune` (uploaded) or `fine-tune-results` (made by a job).")
+    purpose: str = Field(
+        description="`fine-tune`, `vision` or `user_data` (uploaded), or `fine-tune-results` (made by a job)."
+    )
     status: Literal["processed"] = Field("processed", description="Of no meaning; clients expect it.")
 
     @classmethod
@@ -62,6 +66,7 @@ class FileDeletedOut(BaseModel):
 class FileForm:
     """The text fields of an upload; ``expires_seconds`` counts from the upload."""
 
+    purpose: UploadPurpose
     expires_seconds: int | None
 
     @classmethod
@@ -72,9 +77,10 @@ class FileForm:
                 message = f"unknown field {name[:60]!r}; allowed: file, {', '.join(_FIELDS)}"
                 raise ApiError("unknown_field", message, param=name[:60])
         purpose = fields.get("purpose", "")
-        if purpose != "fine-tune":
-            raise ApiError("invalid_value", f"purpose is {purpose[:60]!r}; allowed: fine-tune", param="purpose")
-        return cls(expires_seconds=_expiry(fields))
+        if purpose not in PURPOSES:
+            allowed = ", ".join(PURPOSES)
+            raise ApiError("invalid_value", f"purpose is {purpose[:60]!r}; allowed: {allowed}", param="purpose")
+        return cls(purpose=cast(UploadPurpose, purpose), expires_seconds=_expiry(fields))
 
 
 def _expiry(fields: Mapping[str, str]) -> int | None:
@@ -102,9 +108,10 @@ REQUEST_BODY: dict[str, Any] = {
                     "file": {
                         "type": "string",
                         "format": "binary",
-                        "description": "A manifest (JSONL), or a zip, tar or tar.gz of `manifest.jsonl` and its clips.",
+                        "description": "For fine-tune: a manifest (JSONL), or a zip, tar or tar.gz of `manifest.jsonl` "
+                        "and its clips. For vision and user_data: a clip to chat about.",
                     },
-                    "purpose": {"type": "string", "enum": ["fine-tune"]},
+                    "purpose": {"type": "string", "enum": list(PURPOSES)},
                     "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                     "expires_after[seconds]": {
                         "type": "integer",

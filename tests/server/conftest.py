@@ -387,6 +387,14 @@ def live(tmp_path: Path) -> Iterator[Callable[..., LiveService]]:
     services.stop()
 
 
+@pytest.fixture(scope="module")
+def module_live(tmp_path_factory: Any) -> Iterator[Callable[..., LiveService]]:
+    """The same for all tests of a module."""
+    services = LiveServices(tmp_path_factory.mktemp("temp"))
+    yield lambda *given, **settings: services.start(*given, **{"data_dir": tmp_path_factory.mktemp("data"), **settings})
+    services.stop()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

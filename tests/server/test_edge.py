@@ -190,7 +190,7 @@ async def test_the_document_describes_every_route_with_examples(service: Any) ->
         document = (await s.client.get("/openapi.json")).json()
     jobs = "/v1/fine_tuning/jobs"
     assert set(document["paths"]) == {
-        "/analyze", "/health", "/ready", "/v1/models", "/v1/models/{model}",
+        "/analyze", "/v1/chat/completions", "/health", "/ready", "/v1/models", "/v1/models/{model}",
         "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
         "/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content", jobs, f"{jobs}/{{fine_tuning_job_id}}",
         *(f"{jobs}/{{fine_tuning_job_id}}/{name}" for name in ("cancel", "pause", "resume", "events", "checkpoints")),
