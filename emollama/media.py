@@ -251,6 +251,8 @@ class _Reader:
                 collector.add(packet)
             except _DAMAGE:
                 broken += 1
+            if self._type.family == "image" and video is not None and video.has_picture:
+                break  # what follows a picture in its file, such as thousands more, is not read
         self._finish(video, audio, declared - (max(0.0, origin) if window is None else 0.0), broken)
 
     def _packets(self, container: InputContainer, streams: list[VideoStream | AudioStream]) -> Iterator[Packet]:
@@ -335,6 +337,10 @@ class _VideoCollector:
         self._seen = 0
         self.corrupt = 0
         self.end = 0.0
+
+    @property
+    def has_picture(self) -> bool:
+        return bool(self._times)
 
     def add(self, packet: Packet) -> None:
         if packet.size:

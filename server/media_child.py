@@ -107,7 +107,7 @@ def _send(answers: IO[bytes], header: dict[str, Any], arrays: list[Any]) -> None
     text = json.dumps(header).encode()
     answers.write(struct.pack("<I", len(text)) + text)
     for array in arrays:
-        answers.write(memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b"")
+        answers.write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
     answers.flush()
 
 

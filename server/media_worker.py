@@ -171,7 +171,7 @@ class _Process:
                 pipe.close()
 
     def _resident_bytes(self) -> int:
-        import psutil
+        import psutil  # type: ignore[import-untyped]
 
         try:
             return int(psutil.Process(self.pid).memory_info().rss)
@@ -239,7 +239,7 @@ class _Process:
 
         if not 0 <= length <= _MAX_ARRAY_BYTES:
             raise _EndedError("protocol")
-        view = memoryview(np.empty(length, np.uint8))  # not filled with zeros first
+        view = np.empty(length, np.uint8).data  # not filled with zeros first
         filled, fd = 0, self._stdout.fileno()
         poller = select.poll()
         poller.register(fd, select.POLLIN)

@@ -345,6 +345,15 @@ def test_ten_thousand_frames_in_ten_seconds_are_no_clip(media, tmp_path, extensi
     assert read_clip(fast).frames.times[-1] == pytest.approx(3.8, abs=0.05)
 
 
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_of_pictures_behind_one_another_the_first_is_read(media, tmp_path, extension):
+    first = media.image(tmp_path / f"a.{extension}").read_bytes()
+    second = media.image(tmp_path / f"b.{extension}", image=media.scene(3)).read_bytes()
+    alone, together = read_clip(first), read_clip(first + b"," + second * 400, limits=MediaLimits(max_seconds=5.0))
+    assert together.frames.is_still
+    assert np.array_equal(alone.frames.images, together.frames.images)
+
+
 def test_the_frames_limit_holds_where_none_are_declared(media, tmp_path):
     path = media.video(tmp_path / "a.gif", seconds=5.0)
     with pytest.raises(MediaLimitError, match="max_frames"):
