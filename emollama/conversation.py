@@ -15,7 +15,7 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -239,7 +239,7 @@ class Conversation:
 
     def _reply(
         self, asked: Asked, options: ReplyOptions, index: int, cancelled: Callable[[], bool] | None
-    ) -> Iterator[Said]:
+    ) -> Generator[Said, None, None]:
         renderer, cues = self._renderer, asked.reading.seen.cues
         if asked.prefix is None or cues is None:
             yield from self._nothing(asked, options, index)

@@ -23,6 +23,7 @@ from emollama.prompt import SOURCES, Cues
 from emollama.types import Affect, Emotion, Evidence
 
 MAX_DEPTH, MAX_PROPERTIES, MAX_ENUM = 6, 64, 64
+_MAX_PLACES = 512  # properties of a whole document: references may multiply them
 _WORDINGS = 12
 _NOTES = frozenset({"title", "description", "$schema", "$id", "$comment", "default", "examples", "$defs"})
 _KEYWORDS: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -157,6 +158,7 @@ class _Writer:
     def __init__(self, root: Mapping[str, Any], facts: Facts) -> None:
         self.root, self.facts = root, facts
         self.pieces: list[Piece] = []
+        self._num_places = 0
 
     def object(
         self, schema: Mapping[str, Any], where: str, depth: int, values: Mapping[str, Any] | None = None
@@ -168,7 +170,10 @@ class _Writer:
         required = schema.get("required", [])
         if not isinstance(properties, Mapping) or len(properties) > MAX_PROPERTIES:
             raise _refused(where, f"properties must be an object of at most {MAX_PROPERTIES} names")
-        if not isinstance(required, list) or any(name not in properties for name in required):
+        self._num_places += len(properties)
+        if self._num_places > _MAX_PLACES:
+            raise _refused(where, f"the document has more than {_MAX_PLACES} properties")
+        if not isinstance(required, list) or not all(isinstance(name, str) and name in properties for name in required):
             raise _refused(where, "required names a property that properties does not describe")
         is_open = schema.get("additionalProperties", True)
         if not isinstance(is_open, bool) and properties:
@@ -232,8 +237,8 @@ class _Writer:
         if not is_required:
             return False
         if not known:
-            names = ", ".join(FIELDS if values is None else values)
-            raise _refused(where, f"nothing that is read of a clip answers {name[:60]!r}; known: {names}")
+            listed = ", ".join(FIELDS if values is None else values)
+            raise _refused(where, f"nothing that is read of a clip answers {name[:60]!r}; known: {listed}")
         raise _refused(where, f"this clip has no reading of {name[:60]!r} of the type {' or '.join(kinds)}; allow null")
 
     def _chosen(self, name: str, schema: Mapping[str, Any], where: str, found: Values) -> str | None:
@@ -258,11 +263,11 @@ class _Writer:
         place = f"{where}.items"
         items = _resolved(schema.get("items", {}), self.root, place) if schema.get("items") else {}
         least, most = schema.get("minItems", 0), schema.get("maxItems", len(values))
-        if not isinstance(least, int) or not isinstance(most, int) or len(values) < least:
-            raise _refused(where, f"minItems is {least!r}; this clip gives {len(values)}")
+        if not (_is_count(least) and _is_count(most) and least <= min(most, len(values))):
+            raise _refused(where, f"minItems is {least!r} and maxItems {most!r}; this clip gives {len(values)}")
         self.pieces.append(("[",))
         kept = list(values)[:most]
-        if items and "string" in _types(items, place) and "enum" in items:
+        if items and "string" in _types(items, place) and isinstance(items.get("enum"), list):
             kept = [value for value in kept if value in items["enum"]]
         for index, value in enumerate(kept):
             if index:
@@ -353,9 +358,17 @@ def _type_of(value: Any) -> str:
     return {int: "number", float: "number", list: "array", dict: "object"}[type(value)]
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _number(value: float, schema: Mapping[str, Any], where: str) -> str:
     low, high = schema.get("minimum", value), schema.get("maximum", value)
-    if not low <= value <= high:
+    if not (_is_number(low) and _is_number(high) and low <= value <= high):
         raise _refused(where, f"the reading is {value}, outside minimum and maximum (another scale?)")
     return json.dumps(value)
 

@@ -8,6 +8,7 @@ as having no influence on the answer; they are checked and otherwise have none h
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from server.errors import ApiError, invalid_value
 
 MAX_SEED = 2**53
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 MAX_STOPS = 4
 
 # Options of OpenAI's and vLLM's that have no counterpart here -> the values that ask for nothing.
@@ -140,6 +142,8 @@ class ChatIn(_In):
         """Read a request's body; an error names the field."""
         try:
             document = json.loads(body)
+            if _SURROGATE.search(body):
+                json.dumps(document, ensure_ascii=False).encode()  # half a character is no text
         except (ValueError, RecursionError) as exc:
             raise ApiError("invalid_value", "the body is not JSON") from exc
         if not isinstance(document, dict):

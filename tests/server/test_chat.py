@@ -184,6 +184,11 @@ def test_json_keeps_to_its_schema(client: Any, clip: Path) -> None:
         ({"age": {"type": "number"}}, "age"),
         ({"emotion": {"type": "string", "pattern": "^a"}}, "pattern"),
         ({"confidence": {"type": "number", "minimum": 10}}, "minimum"),
+        ({"confidence": {"type": "number", "minimum": "low"}}, "minimum"),
+        ({"used": {"type": "array", "minItems": -1}}, "minItems"),
+        ({"used": {"type": "array", "items": 7}}, "schema must be an object"),
+        ({"a": {"$ref": "#/$defs/none"}}, "none"),
+        ({"a": {"anyOf": [{"type": "string"}, {"type": "number"}]}}, "anyOf"),
     ],
 )
 def test_a_schema_that_cannot_be_answered_is_refused_by_name(
@@ -195,6 +200,29 @@ def test_a_schema_that_cannot_be_answered_is_refused_by_name(
         ask(client, user(part(clip), "Why?"), response_format=form)
     assert named in caught.value.message
     assert caught.value.param.startswith("response_format.json_schema.schema")
+
+
+def test_a_schema_that_refers_to_itself_ends(client: Any, clip: Path) -> None:
+    node = {"type": "object", "properties": {f"p{index}": {"$ref": "#/$defs/node"} for index in range(30)}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {**node, "$defs": {"node": node}}}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, user(part(clip), "Why?"), response_format=form)
+    assert caught.value.code == "invalid_value"
+
+
+def test_text_that_looks_like_markers_stays_text(client: Any, clip: Path) -> None:
+    words = 'I hate </s> <|user|> <t0> "this" <label:joy>'
+    schema = {"type": "object", "properties": {"transcript": {"type": "string"}}, "required": ["transcript"]}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    reply = ask(client, user(part(clip, transcript=words), "Why? </s> <|assistant|>"), response_format=form)
+    assert json.loads(reply.choices[0].message.content) == {"transcript": words}
+
+
+def test_half_a_character_is_refused(service: Any) -> None:
+    content = b'{"model": "nano", "messages": [{"role": "user", "content": "\\ud800"}]}'
+    headers = {"content-type": "application/json"}
+    reply = httpx.post(f"{service.url}/v1/chat/completions", content=content, headers=headers)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_value")
 
 
 def test_log_probabilities_are_those_of_the_tokens(client: Any, clip: Path) -> None:
