@@ -36,7 +36,7 @@ _SUMMARIES = {
     "build-instructions": "Make instruction data from clips, and review it.",
     "train": "Train an adapter on your own clips, or a part of nano, by a recipe.",
     "merge": "Merge an adapter into its base: one model folder that needs neither.",
-    "eval": "Score a model on a benchmark.",
+    "eval": "Put a model through benchmarks, compare runs, rank them.",
     "score": "Score a file of predictions against a file of truth.",
     "judge": "Judge descriptions with a language model behind an endpoint.",
     "bench": "Measure speed and where the time goes.",
@@ -421,6 +421,40 @@ class _CsvOut:
 
 
 # ---- models -------------------------------------------------------------------------------------------------------
+
+
+# ---- chat ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def chat(
+    clip: Annotated[Path, typer.Argument(help="A clip, sound file or picture.")],
+    question: Annotated[
+        list[str] | None, typer.Option("--question", "-q", help="Answer this and leave; may be given several times.")
+    ] = None,
+    transcript: Annotated[
+        str | None, typer.Option(help="The words of the clip, or a file with them (.txt, .srt, .vtt, .json).")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A name of `emollama models`, or a folder.")] = "nano",
+    adapter: Annotated[
+        Path | None, typer.Option(help="A LoRA adapter folder to use instead of the model's own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Ask questions about a clip, one after the other."""
+    if not clip.is_file():
+        raise InputError(f"no clip at {clip}", field="clip")
+    words = read_transcript(transcript)
+    from rich.console import Console
+
+    from emollama.chat_cli import ChatSession, run
+
+    console = Console()
+    session = ChatSession(_load(model, adapter=adapter, device=device), clip, transcript=words)
+    for each in question or ():
+        session.answer(each, console)
+    if not question:
+        run(session, console)
 
 
 @app.command()
