@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from emollama.analyze import Analyzer
     from emollama.media import MediaLimits
     from emollama.runtime import Prefix, Sampling
-    from emollama.types import Clip
+    from emollama.types import Clip, Transcript
 
 MAX_TOKENS = 192
 MAX_JSON_TOKENS = 600
@@ -157,7 +157,7 @@ class Conversation:
         source: Path | str | bytes | Clip,
         *,
         name: str | None = None,
-        transcript: str | None = None,
+        transcript: str | Transcript | None = None,
         limits: MediaLimits | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Reading:
