@@ -28,7 +28,8 @@ def tracked() -> list[Path]:
         paths = [
             path
             for path in ROOT.rglob("*")
-            if not skipped & set(path.relative_to(ROOT).parts) and path.relative_to(ROOT).parts[0] not in ("runs", "data")
+            if not skipped & set(path.relative_to(ROOT).parts)
+            and path.relative_to(ROOT).parts[0] not in ("runs", "data")
         ]
     return [path for path in paths if path.is_file()]
 
