@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from emollama.errors import EmoLlamaError
 from server.chat.service import Prepared, Running
 from server.errors import ApiError, from_library
+from server.metrics import Metrics
 from server.records.ids import new_id
 from server.schemas.chat import (
     ChatIn,
@@ -40,6 +41,8 @@ class Tally:
 
     given: ChatIn
     prepared: Prepared
+    meter: Metrics
+    requested_at: float  # of `time.perf_counter`
     id: str = field(default_factory=lambda: new_id("chatcmpl-"))
     created: int = field(default_factory=lambda: int(time.time()))
     num_tokens: int = 0
@@ -48,8 +51,12 @@ class Tally:
 
     def __post_init__(self) -> None:
         self.warnings.extend(self.prepared.warnings)
+        self.meter.observe_tokens(prompt=self.prepared.prompt_tokens, completion=0)
 
     def count(self, said: Said) -> None:
+        if said.num_tokens and not self.num_tokens:
+            self.meter.observe_first_token(time.perf_counter() - self.requested_at)
+        self.meter.observe_tokens(prompt=0, completion=said.num_tokens)
         self.num_tokens += said.num_tokens
         self.warnings.extend(said.warnings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from server.deps import (
     DecoderDep,
     FetcherDep,
     GateDep,
+    MetricsDep,
     ModelsDep,
     PrincipalDep,
     SettingsDep,
@@ -52,9 +54,10 @@ router = APIRouter(prefix="/v1/chat", tags=["chat"])
 )  # fmt: skip
 async def create_chat_completion(
     request: Request, models: ModelsDep, gate: GateDep, desk: ChatDep, settings: SettingsDep, store: StoreDep,
-    data: DataDep, fetcher: FetcherDep, decoder: DecoderDep, principal: PrincipalDep,
+    data: DataDep, fetcher: FetcherDep, decoder: DecoderDep, principal: PrincipalDep, metrics: MetricsDep,
 ) -> Any:  # fmt: skip
     """The newest clip is asked about, unless the question names another. With `stream` the answer comes in pieces."""
+    began = time.perf_counter()
     models.require_ready()
     gate.require_room()
     with desk.place():
@@ -76,7 +79,7 @@ async def create_chat_completion(
             chat, gate, gone=lambda: until_gone(request), timeout_seconds=settings.request_timeout_seconds
         )
         try:
-            tally = Tally(given, await running.prepared())
+            tally = Tally(given, await running.prepared(), metrics, began)
         except BaseException:
             await running.close()
             raise

@@ -412,3 +412,18 @@ def test_silence_without_words_claims_nothing(client: Any, clip: Path) -> None:
     reply = ask(client, message)
     assert "No emotion is claimed" in reply.choices[0].message.content
     assert reply.choices[0].finish_reason == "stop"
+
+
+def test_tokens_and_the_time_to_the_first_are_measured(client: Any, clip: Path, service: Any) -> None:
+    def measured() -> dict[str, float]:
+        lines = httpx.get(f"{service.url}/metrics").text.splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+    before = measured()
+    usage = ask(client, user(part(clip), "What does the person appear to feel?")).usage
+    after = measured()
+    for kind, number in (("prompt", usage.prompt_tokens), ("completion", usage.completion_tokens)):
+        name = f'emollama_tokens_total{{kind="{kind}"}}'
+        assert after[name] - before.get(name, 0.0) == number
+    name = "emollama_time_to_first_token_seconds_count"
+    assert after[name] - before[name] == 1
