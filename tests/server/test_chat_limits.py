@@ -169,3 +169,31 @@ def test_the_cache_is_bounded_and_forgets() -> None:
     now[0] = 10.5
     cache.expire()
     assert cache.num_clips == 0
+
+
+def test_an_adapter_answers_by_its_name_and_reads_for_itself(
+    live: Callable[..., Any], stand_in: Any, tmp_path: Path
+) -> None:
+    loaded: dict[str, Any] = {}
+
+    def load(spec: Any) -> Any:
+        return loaded.setdefault(spec.name, stand_in())
+
+    service = live(load=load, adapters={"tuned": tmp_path})
+    url = f"{service.url}/v1/chat/completions"
+    for _ in range(500):
+        if httpx.post(url, json=body(model="tuned")).status_code != 503:
+            break
+        time.sleep(0.01)
+    replies = [httpx.post(url, json=body(model=name)).json() for name in ("nano", "tuned", "tuned")]
+    assert [reply["model"] for reply in replies] == ["nano", "tuned", "tuned"]
+    # what one model read is nothing to the other
+    assert {name: analyzer.conversation.reads for name, analyzer in loaded.items()} == {"nano": 1, "tuned": 1}
+
+
+def test_an_address_is_refused_with_the_way_to_allow_it(live: Callable[..., Any], stand_in: Any) -> None:
+    document = body()
+    document["messages"][0]["content"][0]["audio_url"]["url"] = "https://media.example/a.wav"
+    error = httpx.post(f"{live(stand_in()).url}/v1/chat/completions", json=document).json()["error"]
+    assert error["code"] == "url_not_allowed"
+    assert "EMOLLAMA_MEDIA_DOMAINS" in error["message"]
