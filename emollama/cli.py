@@ -32,6 +32,7 @@ GROUP = "emollama.commands"
 _SUMMARIES = {
     "serve": "Serve /analyze and the OpenAI-compatible API.",
     "jobs": "Fine-tune through a running service: create, follow, pause and cancel jobs.",
+    "keys": "API keys of the service: make, list and revoke them.",
     "data": "Check, divide, import and show data sets for fine-tuning.",
     "build-instructions": "Make instruction data from clips, and review it.",
     "train": "Train an adapter on your own clips, or a part of nano, by a recipe.",
@@ -41,6 +42,8 @@ _SUMMARIES = {
     "judge": "Judge descriptions with a language model behind an endpoint.",
     "bench": "Measure speed and where the time goes.",
     "bench-train": "Measure training beside transformers' Trainer (also: bench train).",
+    "bench-engine": "Measure decoding beside transformers' generate (also: bench engine).",
+    "bench-serve": "Measure a service under load (also: bench serve).",
 }
 _OK, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 

@@ -67,7 +67,7 @@ def config(data, tmp_path_factory):
         hidden=8, crop_frames=60, folds=(("03",), ("08",)),
     )  # fmt: skip
     return replace(
-        recipe.voice(), task=options, run_dir=str(folder / "voice"), export_dir=str(folder / "export"), epochs=1,
+        recipe.nano_voice(), task=options, run_dir=str(folder / "voice"), export_dir=str(folder / "export"), epochs=1,
         batch_size=8, validate_every_epochs=1,
     )  # fmt: skip
 
