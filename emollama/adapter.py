@@ -29,7 +29,8 @@ class AdapterInfo:
     """``base`` and ``base_sha256`` name the model underneath; ``labels`` is the set that was learned, in order.
 
     ``answers``: "supported" holds decoding to sentences that the readings support, "own" lets the adapter write as it
-    was taught to and checks it afterwards. ``figures`` are the last validation's, ``license`` that of the training data.
+    was taught to and checks it afterwards. ``figures`` are the last validation's, ``license`` is that of the training
+    data.
     """
 
     base: str

@@ -1,7 +1,8 @@
 """The command line: ``emollama analyze``, ``emollama models``, and what other packages add.
 
-Sub-commands of other packages (serve, train, eval, bench and others) are entry points of the group ``emollama.commands``; one is
-imported when it is called, never to be listed. Nothing heavy is imported before a clip is analysed.
+Sub-commands of other packages (serve, train, eval, bench and others) are entry points of the group
+``emollama.commands``; one is imported when it is called, never to be listed. Nothing heavy is imported before a clip is
+analysed.
 
 Exit codes: 0 done, 1 some items failed, 2 the input was wrong, 130 interrupted.
 """
