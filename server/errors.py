@@ -368,5 +368,9 @@ def invalid_value(problems: Any) -> ApiError:
     if first["type"] == "extra_forbidden":
         return ApiError("unknown_field", f"unknown field {(param or '')[:60]!r}", param=param and param[:60])
     message = str(first["msg"]).removeprefix("Value error, ")
-    named = param is None or message.startswith(param)
-    return ApiError("invalid_value", message if named else f"{param}: {message}", param=param)
+    if param is None or message.startswith(param):
+        return ApiError("invalid_value", message, param=param)
+    value = first.get("input")
+    is_shown = isinstance(value, (str, int, float, bool)) and first["type"] != "missing"
+    shown = f"{param} is {str(value)[:60]!r}: " if is_shown else f"{param}: "
+    return ApiError("invalid_value", shown + message[:1].lower() + message[1:], param=param)

@@ -197,3 +197,10 @@ def test_the_data_folder_is_nobody_elses(fine_tuning: Callable[..., Any], tmp_pa
     assert (t.data.stat().st_mode & 0o777) == 0o700
     t.upload()
     assert isinstance(t.service.app.state.store, Store)
+
+
+def test_a_number_out_of_range_is_told_with_its_value(queueing: Any) -> None:
+    answer = httpx.get(f"{queueing.url}/v1/files", params={"limit": 0})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "limit is '0': input should be greater than or equal to 1"
+    assert answer.json()["error"]["param"] == "limit"
