@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -339,8 +339,3 @@ def json_schema() -> dict[str, Any]:
         "title": f"A line of an EmoLLaMA manifest, version {MANIFEST_VERSION}",
         **schema,
     }
-
-
-def label_indices(labels: Sequence[str]) -> dict[str, int]:
-    """Return canonical name -> index of a label set, so that the rows' spellings need not match to the letter."""
-    return {canonical(name): index for index, name in enumerate(labels)}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -20,6 +19,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from emollama.cores import usable_cores
 
 PACKAGES = ("emollama", "torch", "transformers", "numpy", "av", "opencv-python-headless", "tokenizers", "scikit-learn")
 
@@ -74,13 +75,6 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

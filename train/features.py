@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ class FeatureCache:
 
         with ThreadPoolExecutor(max(1, workers), thread_name_prefix="features") as pool:
             try:
-                for reading in _in_order(pool, one, samples):
+                for reading in pool.map(one, samples):
                     readings.append(reading)
                     if on_progress is not None:
                         on_progress(len(readings), len(samples))
@@ -95,12 +95,6 @@ class FeatureCache:
                 pool.shutdown(cancel_futures=True)
                 raise
         return readings
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Sample], Reading], samples: Sequence[Sample]
-) -> Iterator[Reading]:
-    yield from pool.map(work, samples)
 
 
 def clip_of(manifest: Manifest, sample: Sample, *, limits: MediaLimits | None = None) -> Clip:

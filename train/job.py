@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import signal
 import sys
 import threading
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emollama.cores import usable_cores
 from emollama.errors import CheckpointError, EmoLlamaError, InputError, TrainingError
 from train.auto import Auto, choose
 from train.config import TrainConfig
@@ -128,20 +128,13 @@ def configure(spec: JobSpec, folder: Path) -> TrainConfig:
         cache=str(folder / (spec.cache or "features")),
     )
     # One core is left to the service: two threads that wait for each other on a busy core are slower than one alone.
-    threads = min(config.threads, max(1, _cores() - 1)) if config.threads else 0
+    threads = min(config.threads, max(1, usable_cores() - 1)) if config.threads else 0
     config = dataclasses.replace(
         config, task=options, run_dir=str(folder), seed=spec.seed, export_dir=None, threads=threads
     )
     values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in spec.overrides.items()}
     changed: TrainConfig = override(config, [f"{key}={value}" for key, value in values.items()])
     return changed
-
-
-def _cores() -> int:
-    """Return how many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _as_before(config: TrainConfig, folder: Path) -> TrainConfig:

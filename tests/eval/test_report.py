@@ -6,7 +6,8 @@ import json
 import subprocess
 from pathlib import Path
 
-from eval.report import flatten, git_revision, package_versions, provenance, usable_cores, write_json
+from emollama.cores import usable_cores
+from eval.report import flatten, git_revision, package_versions, provenance, write_json
 
 
 def test_flatten_names_nested_values_and_leaves_lists_to_the_file() -> None:
