@@ -190,6 +190,11 @@ def standardise(grey: Tensor) -> Tensor:
     return centred / centred.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-3)
 
 
+def imagenet_normalise(pictures: Tensor) -> Tensor:
+    """Take ImageNet's mean and deviation off RGB pictures [B, 3, H, W] of 0 to 1."""
+    return (pictures - torch.tensor(_IMAGENET_MEAN)[:, None, None]) / torch.tensor(_IMAGENET_STD)[:, None, None]
+
+
 def preprocess(crops: np.ndarray, config: FaceModelConfig) -> Tensor:
     """Turn RGB uint8 crops [T, S, S, 3] of any size into the model's input [T, C, size, size], antialiased."""
     if crops.ndim != 4 or crops.shape[3] != 3 or crops.dtype != np.uint8:
@@ -205,7 +210,7 @@ def preprocess(crops: np.ndarray, config: FaceModelConfig) -> Tensor:
         )
     if config.colour == "grey":
         return standardise(pictures)
-    return (pictures - torch.tensor(_IMAGENET_MEAN)[:, None, None]) / torch.tensor(_IMAGENET_STD)[:, None, None]
+    return imagenet_normalise(pictures)
 
 
 class FaceEncoder:

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from emollama.encoders.face import FaceEncoder
-from emollama.errors import UnknownNameError
+from emollama.encoders.face import FaceEncoder, preprocess
+from emollama.errors import InputError, UnknownNameError
 from train.cli import app
 from train.config import TrainConfig, override
 from train.recipes import RECIPES, load_recipe
+from train.recipes.hsemotion_face import HsemotionFaceOptions
 from train.recipes.nano_face import augment
 
 
@@ -67,6 +68,38 @@ def test_the_face_recipe_trains_two_steps_and_what_it_exports_loads(tmp_path):
     assert "accuracy" in done.output
     encoder = FaceEncoder.load(tmp_path / "export" / "face.safetensors")
     assert encoder.embed(np.zeros((2, 60, 60, 3), np.uint8)).log_probabilities.shape == (2, 8)
+
+
+def test_the_efficientnet_recipe_learns_from_votes_and_teacher_and_exports_its_own_order_of_labels(tmp_path):
+    write_ferplus(tmp_path / "data")
+    arguments = ["hsemotion_face", "task.debug=true", "batch_size=8", "max_steps=2", f"run_dir={tmp_path / 'run'}"]
+    done = CliRunner().invoke(app, [*arguments, "--data", str(tmp_path / "data")])
+    assert done.exit_code == 0, done.output
+    encoder = FaceEncoder.load(tmp_path / "run" / "export" / "enet_b0_8_va_mtl.safetensors")
+    assert encoder.config.labels[0] == "anger"
+    assert encoder.config.size == 64
+    assert np.isfinite(encoder.embed(np.zeros((2, 60, 60, 3), np.uint8)).log_probabilities).all()
+
+
+def test_the_teachers_opinion_comes_in_the_students_order(tmp_path):
+    write_ferplus(tmp_path)
+    changes = ["batch_size=8", "task.debug=true", f"task.data={tmp_path}"]
+    task = override(load_recipe("hsemotion_face"), changes).task.build(load_recipe("hsemotion_face"))
+    crops = np.stack([task.valid.images[..., None].repeat(3, axis=3)[n] for n in range(4)])
+    told = task.teacher.model(preprocess(crops, task.teacher.config)).logits.softmax(1)
+    opinion = task._opinion(preprocess(crops, task.model_config))
+    labels = task.model_config.labels
+    likeliest = [task.teacher.config.labels[int(n)] for n in told.argmax(1)]
+    assert [labels[int(n)] for n in opinion.argmax(1)] == likeliest
+    assert torch.allclose(opinion.sum(1), torch.ones(4))
+
+
+def test_pictures_grow_over_the_run_and_options_out_of_range_are_told():
+    options = HsemotionFaceOptions(sizes=(64, 96, 112), shares=(0.5, 0.25, 0.25))
+    assert [options.size_at(epoch / 8) for epoch in range(8)] == [64, 64, 64, 64, 96, 96, 112, 112]
+    for wrong in ({"shares": (1.0,)}, {"sizes": (16, 64, 112)}, {"teacher_share": 1.5}):
+        with pytest.raises(InputError, match="allowed"):
+            HsemotionFaceOptions(**wrong)
 
 
 def test_the_same_batch_comes_again_for_the_same_seed_and_epoch(tmp_path):

@@ -20,6 +20,7 @@ RECIPES: Mapping[str, str] = MappingProxyType(
         "qlora": "train.recipes.qlora:qlora",
         "emotion_llama_stage1": "train.recipes.emotion_llama:emotion_llama_stage1",
         "emotion_llama_stage2": "train.recipes.emotion_llama:emotion_llama_stage2",
+        "hsemotion_face": "train.recipes.hsemotion_face:hsemotion_face",
         "debug": "train.recipes.debug:debug",
         "nano_face": "train.recipes.nano_face:nano_face",
         "nano_voice": "train.recipes.nano_voice:nano_voice",

@@ -74,7 +74,7 @@ class FaceTask:
         device = next(model.parameters()).device
         output = model(batch.inputs.to(device))
         entropy = F.cross_entropy(output.logits.float(), batch.targets.to(device))
-        concordance = _concordance(output.affect.float(), batch.affect.to(device))  # [2]
+        concordance = batch_concordance(output.affect.float(), batch.affect.to(device))  # [2]
         return entropy + ((1.0 - concordance) / 2).sum(), {"cross_entropy": entropy.item()}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -130,10 +130,20 @@ class _Epoch:
 
 
 def augment(images: Tensor, *, size: int, generator: torch.Generator, cutout: float) -> Tensor:
-    """Distort grey pictures [B, H, W] uint8 -> standardised [B, 1, size, size].
+    """Distort grey pictures [B, H, W] uint8 -> standardised [B, 1, size, size]: `distort`, noise, and a grey patch."""
+    pictures = standardise(distort(images, size=size, generator=generator))
+    strength = 0.12 * torch.rand((len(images), 1, 1, 1), generator=generator)
+    pictures = pictures + strength * torch.randn(pictures.shape, generator=generator)
+    if cutout:
+        pictures = cut_out(pictures, generator=generator, probability=cutout, fill=0.0)
+    return standardise(pictures)
 
-    Mirroring, rotation to 14 degrees, zoom, squash and shift as loose or tight boxes give, gamma and a ramp of light, a
-    coarse camera (down and up again), noise, and a grey patch.
+
+def distort(images: Tensor, *, size: int, generator: torch.Generator) -> Tensor:
+    """Distort grey pictures [B, H, W] uint8 -> [B, 1, size, size] about 0 to 1.
+
+    Mirroring, rotation to 14 degrees, zoom, squash and shift as loose or tight boxes give, gamma and a ramp of light,
+    and for a quarter of the batches a coarse camera (down and up again).
     """
     count = len(images)
 
@@ -160,18 +170,24 @@ def augment(images: Tensor, *, size: int, generator: torch.Generator, cutout: fl
     pictures = pictures.clamp(1e-3, 1.0).pow(uniform(0.65, 1.5, 1, 1, 1))
     axis = torch.linspace(-1, 1, size)
     ramp = uniform(-1, 1, 1, 1, 1) * axis[:, None] + uniform(-1, 1, 1, 1, 1) * axis[None, :]
-    pictures = standardise(pictures * (1 + 0.25 * ramp))
-    pictures = pictures + uniform(0.0, 0.12, 1, 1, 1) * torch.randn(pictures.shape, generator=generator)
-    if cutout:
-        centre_y, centre_x = uniform(0, size, 1, 1), uniform(0, size, 1, 1)
-        half = uniform(size / 10, size / 4.5, 1, 1) * (uniform(0, 1, 1, 1) < cutout)
-        pixel = torch.arange(size) + 0.5
-        inside = ((pixel[None, :, None] - centre_y).abs() < half) & ((pixel[None, None, :] - centre_x).abs() < half)
-        pictures = pictures.masked_fill(inside[:, None], 0.0)
-    return standardise(pictures)
+    return pictures * (1 + 0.25 * ramp)
 
 
-def _concordance(predicted: Tensor, truth: Tensor) -> Tensor:
+def cut_out(pictures: Tensor, *, generator: torch.Generator, probability: float, fill: float) -> Tensor:
+    """Cover a square of pictures [B, C, S, S], each with ``probability``, by ``fill`` (DeVries and Taylor, 2017)."""
+    count, size = len(pictures), pictures.shape[-1]
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand((count, 1, 1), generator=generator)
+
+    centre_y, centre_x = uniform(0, size), uniform(0, size)
+    half = uniform(size / 10, size / 4.5) * (uniform(0, 1) < probability)
+    pixel = torch.arange(size) + 0.5
+    inside = ((pixel[None, :, None] - centre_y).abs() < half) & ((pixel[None, None, :] - centre_x).abs() < half)
+    return pictures.masked_fill(inside[:, None], fill)
+
+
+def batch_concordance(predicted: Tensor, truth: Tensor) -> Tensor:
     """Lin's concordance per column of [B, K], biased, differentiable."""
     mean_p, mean_t = predicted.mean(0), truth.mean(0)
     covariance = ((predicted - mean_p) * (truth - mean_t)).mean(0)
