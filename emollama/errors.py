@@ -42,7 +42,11 @@ class UndecodableMediaError(MediaError):
 
 
 class MediaLimitError(MediaError):
-    """A limit on bytes, seconds, pixels, frames or streams would be exceeded."""
+    """A limit on bytes, seconds, pixels, frames or streams would be exceeded; ``limit`` is its name, if it has one."""
+
+    def __init__(self, message: str, *, field: str | None = None, limit: str | None = None) -> None:
+        super().__init__(message, field=field)
+        self.limit = limit
 
 
 class CheckpointError(EmoLlamaError):
@@ -67,3 +71,11 @@ class BusyError(EmoLlamaError):
     def __init__(self, message: str, *, retry_after_seconds: float) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class CancelledError(EmoLlamaError):
+    """The caller's ``cancelled`` said that nobody waits for the answer any more."""
+
+
+class DeadlineError(EmoLlamaError):
+    """The work was not complete at the time that the caller had set."""
