@@ -44,6 +44,7 @@ from server.schemas.fine_tuning import request_schemas
 from server.scratch import Scratch
 from server.settings import Settings
 from server.store import Store
+from server.webhooks import Deliverer
 
 logger = logging.getLogger("server.app")
 
@@ -133,6 +134,7 @@ def create_app(
         catalog = AdapterCatalog(store, data, bases=bases)
         models = ModelHost(specs, load=load, catalog=catalog, max_adapters=settings.adapters_in_memory)
         jobs = JobService(settings, store, data, models, bases=bases, trainer=trainer)
+        deliverer = Deliverer(store, settings.webhook_endpoint(), poll_seconds=settings.job_poll_seconds)
         limits = UploadLimits(
             max_file_bytes=settings.max_upload_bytes,
             max_field_bytes=settings.max_field_kb * 1024,
@@ -174,6 +176,7 @@ def create_app(
         )
         app.state.bundle_inbox = Inbox(incoming, limits=bundle_limits, max_uploads=settings.max_uploads)
         jobs.start()
+        deliverer.start()
         loading = asyncio.create_task(models.load_all())
         if analyzer is not None:
             await loading
@@ -185,6 +188,7 @@ def create_app(
             app.state.stopping.set()
             await gate.close()
             await asyncio.to_thread(jobs.stop)
+            await asyncio.to_thread(deliverer.stop)
             await asyncio.to_thread(models.close)
             await asyncio.to_thread(decoding.close)
             scratch.close()

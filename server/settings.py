@@ -7,8 +7,6 @@ asks nobody for a key until it is told to (``EMOLLAMA_AUTH``).
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 import math
 import re
@@ -22,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.fetch import FetchPolicy, is_domain
 from server.media_worker import WorkerLimits
+from server.signing import Endpoint, is_secret
 
 if TYPE_CHECKING:
     from emollama.media import MediaLimits
@@ -217,14 +216,8 @@ class Settings(BaseSettings):
     @field_validator("webhook_secret")
     @classmethod
     def _check_webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            prefix, _, text = value.get_secret_value().partition("_")
-            try:
-                key = base64.b64decode(text, validate=True)
-            except binascii.Error:
-                key = b""
-            if prefix != "whsec" or not 24 <= len(key) <= 64:
-                raise ValueError("webhook_secret must be whsec_ and 24 to 64 bytes in base64")
+        if value is not None and not is_secret(value.get_secret_value()):
+            raise ValueError("webhook_secret must be whsec_ and 24 to 64 bytes in base64")
         return value
 
     @model_validator(mode="after")
@@ -276,6 +269,13 @@ class Settings(BaseSettings):
         from emollama.media import MediaLimits
 
         return MediaLimits(max_bytes=self.max_upload_bytes, max_seconds=self.max_seconds)
+
+    def webhook_endpoint(self) -> Endpoint | None:
+        """Return the operator's address for webhooks, if there is one."""
+        if self.webhook_url is None or self.webhook_secret is None:
+            return None
+        secret = self.webhook_secret.get_secret_value()
+        return Endpoint(url=self.webhook_url, secret=secret, allow_private=self.webhook_allow_private)
 
     def worker_limits(self) -> WorkerLimits:
         """Return what decoding one clip may cost under these settings."""

@@ -1,14 +1,16 @@
-"""The database of files, jobs and adapters: its tables, its version, and its two kinds of transaction.
+"""The database of files, jobs, analyses and adapters: its tables, its version, and its two kinds of transaction.
 
 SQLite in the data folder by default (write-ahead log, one writer at a time, the others wait), Postgres by URL; nothing
-here is special to either but what `_prepare` and `Store.write` say. `server.records` and `server.jobs.queue` read and
-write it; a row never leaves them, only frozen dataclasses do.
+here is special to either but what `_prepare` and `Store.write` say. `server.records` and the queues read and write
+it; a row never leaves them, only frozen dataclasses do.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -40,7 +42,9 @@ from sqlalchemy.exc import OperationalError
 
 from emollama.errors import EmoLlamaError
 
-SCHEMA_VERSION = 2
+logger = logging.getLogger("server.store")
+
+SCHEMA_VERSION = 3
 _BUSY_MS = 30_000
 _SETUP_LOCK = 0x656D6F  # any number that is ours, for Postgres' advisory lock
 
@@ -155,15 +159,61 @@ deliveries = Table(
     "webhook_deliveries", metadata,
     Column("seq", Integer, primary_key=True, autoincrement=True),
     Column("id", String(64), nullable=False, unique=True),
-    Column("job_id", ForeignKey("jobs.id"), nullable=False),
+    Column("subject_id", String(64), nullable=False, index=True),
+    Column("owner", String(64), nullable=False),
     Column("type", String(64), nullable=False),
     Column("body", Text, nullable=False),
+    Column("url", Text),
+    Column("secret", String(128)),
     Column("created_at", Float, nullable=False),
     Column("num_attempts", Integer, nullable=False, server_default="0"),
     Column("next_at", Float),
     Column("delivered_at", Float),
     Column("last_status", Integer),
     Column("last_error", String(255)),
+)  # fmt: skip
+
+analyses = Table(
+    "analyses", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(64), nullable=False),
+    Column("status", String(16), nullable=False, index=True),
+    Column("wanted", String(16), nullable=False, server_default="run"),
+    Column("filename", String(255), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("options", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("webhook_url", Text),
+    Column("webhook_secret", String(128)),
+    Column("retention_seconds", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("expires_at", Float, index=True),
+    Column("stage", String(32)),
+    Column("progress", Float, nullable=False, server_default="0"),
+    Column("result", Text),
+    Column("error", JSON),
+    # What the process that works on it keeps of it.
+    Column("num_starts", Integer, nullable=False, server_default="0"),
+    Column("lease_owner", String(64)),
+    Column("lease_number", Integer, nullable=False, server_default="0"),
+    Column("lease_until", Float, nullable=False, server_default="0"),
+    Index("analyses_of_owner", "owner", "status"),
+)  # fmt: skip
+
+idempotency_keys = Table(
+    "idempotency_keys", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("owner", String(64), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("holder", String(64), nullable=False),
+    Column("fingerprint", String(64)),
+    Column("resource_id", String(64), index=True),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False, index=True),
+    Index("idempotency_key_of_owner", "owner", "key", unique=True),
 )  # fmt: skip
 
 
@@ -179,7 +229,9 @@ class Store:
         self._writing = self._engine.execution_options(emollama_write=True)
         try:
             with self.write() as connection:
-                self.database_id = _prepare(connection)
+                self.database_id, is_older = _prepare(connection)
+            if is_older:
+                self.scrub(everything=True)
         except BaseException:
             self.close()
             raise
@@ -196,12 +248,42 @@ class Store:
             with self._writing.connect() as connection, connection.begin():
                 yield connection
         except OperationalError as exc:
-            if getattr(exc.orig, "sqlite_errorname", "") == "SQLITE_FULL":
-                raise OSError(errno.ENOSPC, "no room for the database") from exc
+            raise_if_full(exc.orig)
             raise
+
+    def scrub(self, *, everything: bool = False) -> bool:
+        """Leave nothing in SQLite's files of what was deleted; blocks, and waits for who reads.
+
+        Deleted content is overwritten where it lies (``secure_delete``), but the write-ahead log still has the pages as
+        they were: it is emptied. ``everything`` also writes the whole database anew, without what earlier versions of
+        it, or moved pages, may have left. Returns False where it could not be done: the log is in use, or the database
+        is another server's, whose own business this is.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return False
+        raw = self._engine.raw_connection()
+        try:
+            cursor = raw.cursor()
+            if everything:
+                cursor.execute("VACUUM")
+            is_busy = bool(cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+            cursor.close()
+        except sqlite3.OperationalError as exc:
+            raise_if_full(exc)
+            logger.warning("the database could not be scrubbed", extra={"fields": {"reason": exc.sqlite_errorname}})
+            return False
+        finally:
+            raw.close()
+        return not is_busy
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def raise_if_full(exc: BaseException | None) -> None:
+    """Raise SQLite's way of saying that the disk is full as everybody else does."""
+    if getattr(exc, "sqlite_errorname", "") == "SQLITE_FULL":
+        raise OSError(errno.ENOSPC, "no room for the database") from exc
 
 
 def _engine(url: str) -> Engine:
@@ -216,6 +298,7 @@ def _engine(url: str) -> Engine:
         cursor = connection.cursor()
         for pragma in (
             f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON",
+            "secure_delete=ON",
         ):  # fmt: skip
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
@@ -230,8 +313,11 @@ def _engine(url: str) -> Engine:
     return engine
 
 
-def _prepare(connection: Connection) -> str:
-    """Make the tables of a new database, bring an older one up to date, refuse a newer one, and return its id."""
+def _prepare(connection: Connection) -> tuple[str, bool]:
+    """Make the tables of a new database, bring an older one up to date, refuse a newer one.
+
+    Returns its id, and whether it was an older one.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
     schema_version.create(connection, checkfirst=True)
@@ -242,11 +328,37 @@ def _prepare(connection: Connection) -> str:
             "version of emollama that made it, or name another database or data folder"
         )
     if found is not None and found.version == SCHEMA_VERSION:
-        return str(found.database_id)
-    metadata.create_all(connection)  # version 2 brought api_keys, and changed nothing that was there
-    if found is not None:
-        connection.execute(update(schema_version).values(version=SCHEMA_VERSION))
-        return str(found.database_id)
-    database_id = uuid.uuid4().hex
-    connection.execute(insert(schema_version).values(version=SCHEMA_VERSION, database_id=database_id))
-    return database_id
+        return str(found.database_id), False
+    if found is None:
+        metadata.create_all(connection)
+        database_id = uuid.uuid4().hex
+        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION, database_id=database_id))
+        return database_id, False
+    # Version 2 brought api_keys, version 3 analyses and idempotency_keys: new tables.
+    _put_aside_deliveries(connection)
+    metadata.create_all(connection)
+    _bring_back_deliveries(connection)
+    connection.execute(update(schema_version).values(version=SCHEMA_VERSION))
+    return str(found.database_id), True
+
+
+_OLD_DELIVERIES = (
+    "id", "type", "body", "created_at", "num_attempts", "next_at", "delivered_at", "last_status", "last_error",
+)  # fmt: skip
+
+
+def _put_aside_deliveries(connection: Connection) -> None:
+    """Make room for the table of version 3; before, a delivery was a job's, and only there for the operator."""
+    connection.exec_driver_sql("CREATE TABLE old_deliveries AS SELECT * FROM webhook_deliveries")
+    connection.exec_driver_sql("DROP TABLE webhook_deliveries")
+
+
+def _bring_back_deliveries(connection: Connection) -> None:
+    names = ", ".join(_OLD_DELIVERIES)
+    found = ", ".join(f"old_deliveries.{name}" for name in _OLD_DELIVERIES)
+    connection.exec_driver_sql(
+        f"INSERT INTO webhook_deliveries (subject_id, owner, {names}) "
+        f"SELECT old_deliveries.job_id, jobs.owner, {found} "
+        "FROM old_deliveries JOIN jobs ON jobs.id = old_deliveries.job_id ORDER BY old_deliveries.seq"
+    )
+    connection.exec_driver_sql("DROP TABLE old_deliveries")

@@ -1,9 +1,6 @@
 """The queue: which process runs which job, held by leases in the database.
 
-A lease is a row's owner, number and end. It is taken in one transaction, renewed while its holder lives, and may be
-taken over by any process once it has run out; each taking raises its number. Everything that a runner writes about a
-job is written under its lease, in the same transaction that checks it: a process that slept through the end of its
-lease can change nothing any more (`LeaseLostError`).
+`server.leases` says what a lease is; everything that a runner writes about a job is written under its own.
 """
 
 from __future__ import annotations
@@ -13,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select
 
 from server.jobs.names import checkpoint_name
 from server.jobs.progress import News, Progress
+from server.leases import Hold, LeasedTable, LeaseLostError
 from server.records import adapters, deliveries, jobs
 from server.records.adapters import AdapterRecord
 from server.records.deliveries import DeliveryRecord
@@ -26,21 +24,18 @@ from server.store import Store, job_checkpoints
 from server.store import adapters as adapter_table
 from server.store import files as file_table
 from server.store import jobs as table
+from server.webhooks import delivery_of
 
 CLAIMABLE = ("validating_files", "queued", "running")
-
-
-class LeaseLostError(Exception):
-    """The job is another process's by now, or is gone; nothing was written."""
+_LEASES = LeasedTable(table, claimable=CLAIMABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """The right to run one job, as it was when it was taken."""
+    """The right to run one job, and the job as it was when the lease was taken."""
 
     job: JobRecord
-    owner: str
-    number: int
+    hold: Hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,41 +51,35 @@ class Ending:
     at: float = field(default_factory=time.time)
 
 
+def job_ended(job: JobRecord, status: str, *, at: float) -> DeliveryRecord:
+    """Return the webhook that tells the operator how a job ended."""
+    return delivery_of(f"fine_tuning.job.{status}", job.id, owner=job.owner, at=at)
+
+
 def claim(store: Store, *, owner: str, seconds: float, now: float) -> Lease | None:
     """Take the oldest job that nobody runs, or return None."""
     with store.write() as connection:
-        free = (
-            select(table)
-            .where(table.c.status.in_(CLAIMABLE), table.c.lease_until <= now)
-            .order_by(table.c.seq)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        row = connection.execute(free).first()
-        if row is None:
+        hold = _LEASES.claim_within(connection, owner=owner, seconds=seconds, now=now)
+        if hold is None:
             return None
-        number = row.lease_number + 1
-        jobs.set_values_within(connection, row.id, lease_owner=owner, lease_number=number, lease_until=now + seconds)
-        return Lease(job=jobs.of_row(connection, row), owner=owner, number=number)
+        row = connection.execute(select(table).where(table.c.id == hold.id)).one()
+        return Lease(job=jobs.of_row(connection, row), hold=hold)
 
 
 def renew(store: Store, leases: Iterable[Lease], *, until: float) -> None:
     """Extend leases; one that was lost meanwhile stays lost."""
-    with store.write() as connection:
-        for lease in leases:
-            connection.execute(update(table).where(*_held(lease)).values(lease_until=until))
+    _LEASES.renew(store, [lease.hold for lease in leases], until=until)
 
 
 def release(store: Store, lease: Lease, *, free_at: float) -> None:
     """Give a lease back: any process may take the job from ``free_at`` on."""
-    with store.write() as connection:
-        connection.execute(update(table).where(*_held(lease)).values(lease_until=free_at, lease_owner=None))
+    _LEASES.release(store, lease.hold, free_at=free_at)
 
 
 def wanted(store: Store, lease: Lease) -> str:
     """Return what the job's owner wants of it: run, pause or cancel."""
     with store.read() as connection:
-        found = connection.execute(select(table.c.wanted).where(*_held(lease))).scalar()
+        found = connection.execute(select(table.c.wanted).where(*_LEASES.held(lease.hold))).scalar()
     if found is None:
         raise LeaseLostError(lease.job.id)
     return str(found)
@@ -109,7 +98,7 @@ def record(store: Store, lease: Lease, news: News) -> None:
             # A multiplier that nobody chose is the recipe's own rate.
             given = {name: 1.0 if value == "auto" else value for name, value in job.hyperparameters.items()}
             values["hyperparameters"] = {**given, **news.hyperparameters}
-        _set(connection, lease, **values)
+        _LEASES.set_within(connection, lease.hold, **values)
         jobs.add_events_within(connection, job.id, news.events)
         for checkpoint in news.checkpoints:
             connection.execute(insert(job_checkpoints).values(job_id=job.id, **vars(checkpoint)))
@@ -129,7 +118,7 @@ def drop_checkpoints(store: Store, lease: Lease, steps: Sequence[int]) -> None:
     """Forget checkpoints whose adapters the trainer has removed to make room for newer ones."""
     names = [checkpoint_name(lease.job.model_name, step) for step in steps]
     with store.write() as connection:
-        _set(connection, lease, id=lease.job.id)
+        _LEASES.set_within(connection, lease.hold, id=lease.job.id)
         mine = job_checkpoints.c.job_id == lease.job.id
         connection.execute(delete(job_checkpoints).where(mine, job_checkpoints.c.step.in_(steps)))
         connection.execute(delete(adapter_table).where(adapter_table.c.name.in_(names)))
@@ -145,14 +134,14 @@ def move(
     if status == "paused":
         values["wanted"] = "run"
     with store.write() as connection:
-        _set(connection, lease, **values)
+        _LEASES.set_within(connection, lease.hold, **values)
         jobs.add_events_within(connection, lease.job.id, events)
 
 
 def end(store: Store, lease: Lease, ending: Ending) -> None:
     """End a job: its status, result files, adapter, events and webhooks become true together."""
     with store.write() as connection:
-        _set(connection, lease, lease_owner=None, lease_until=0.0)
+        _LEASES.set_within(connection, lease.hold, lease_owner=None, lease_until=0.0)
         end_within(connection, lease.job, ending)
 
 
@@ -174,12 +163,3 @@ def end_within(connection: Connection, job: JobRecord, ending: Ending) -> None:
     for delivery in ending.deliveries:
         deliveries.add_within(connection, delivery)
     jobs.add_events_within(connection, job.id, ending.events)
-
-
-def _held(lease: Lease) -> tuple[Any, ...]:
-    return (table.c.id == lease.job.id, table.c.lease_owner == lease.owner, table.c.lease_number == lease.number)
-
-
-def _set(connection: Connection, lease: Lease, **values: Any) -> None:
-    if connection.execute(update(table).where(*_held(lease)).values(**values)).rowcount != 1:
-        raise LeaseLostError(lease.job.id)

@@ -14,7 +14,6 @@ from sqlalchemy import Connection, select
 
 from server.errors import ApiError
 from server.jobs import queue
-from server.jobs.webhooks import delivery_of
 from server.records import jobs
 from server.records.jobs import EventRecord, JobRecord
 from server.store import Store
@@ -26,7 +25,7 @@ def cancel(store: Store, job_id: str, *, notify: bool) -> JobRecord:
 
     def change(connection: Connection, job: JobRecord, is_free: bool) -> None:
         if is_free and job.status in ("validating_files", "queued", "paused"):
-            told = (delivery_of(job.id, "cancelled", at=time.time()),) if notify else ()
+            told = (queue.job_ended(job, "cancelled", at=time.time()),) if notify else ()
             event = EventRecord(message="The job was cancelled")
             queue.end_within(connection, job, queue.Ending(status="cancelled", events=(event,), deliveries=told))
         elif job.wanted != "cancel":

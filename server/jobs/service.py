@@ -11,11 +11,12 @@ from emollama.errors import UnknownNameError
 from server.errors import ApiError
 from server.jobs import process
 from server.jobs.data_check import DataLimits
-from server.jobs.runner import Runner
+from server.jobs.runner import job_runner
 from server.jobs.submit import Submitter
+from server.jobs.supervisor import Supervisor
 from server.jobs.surroundings import Surroundings
-from server.jobs.webhooks import Deliverer, Endpoint
 from server.layout import DataFolder
+from server.lease_runner import LeaseRunner
 from server.models import ModelHost, ModelSpec
 from server.settings import Settings
 from server.store import Store
@@ -41,8 +42,7 @@ class JobService:
         self._bases, self._models = bases, models
         limits = DataLimits(max_unpacked_bytes=settings.max_unpacked_bytes, media=settings.media_limits())
         self.submitter = Submitter(store, data, limits=limits, submit_seconds=settings.submit_seconds, org=settings.org)
-        self._runner: Runner | None = None
-        self._deliverer: Deliverer | None = None
+        self._runner: LeaseRunner[Supervisor] | None = None
         if settings.jobs and not process.IS_SUPPORTED:
             logger.warning("fine-tuning jobs are not run on this system; another process on the same data may")
         elif settings.jobs:
@@ -62,26 +62,17 @@ class JobService:
                 notify=settings.webhook_url is not None,
                 file_expire_seconds=settings.file_expire_seconds,
             )
-            self._runner = Runner(around, concurrency=settings.job_concurrency)
-        if settings.webhook_url is not None and settings.webhook_secret is not None:
-            endpoint = Endpoint(
-                url=settings.webhook_url,
-                secret=settings.webhook_secret.get_secret_value(),
-                allow_private=settings.webhook_allow_private,
-            )
-            self._deliverer = Deliverer(store, endpoint, poll_seconds=settings.job_poll_seconds)
+            self._runner = job_runner(around, concurrency=settings.job_concurrency)
 
     def start(self) -> None:
-        for part in (self._runner, self._deliverer):
-            if part is not None:
-                part.start()
+        if self._runner is not None:
+            self._runner.start()
 
     def stop(self) -> None:
         """Leave the trainers running and their jobs to the next process; returns when no thread is left. Blocks."""
         self.submitter.close()
-        for part in (self._runner, self._deliverer):
-            if part is not None:
-                part.stop()
+        if self._runner is not None:
+            self._runner.stop()
 
     def wake(self) -> None:
         """Look at the queue now."""

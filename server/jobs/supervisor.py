@@ -21,11 +21,11 @@ from server.jobs import process, queue, results
 from server.jobs.data_check import BadDataError, StoppedError, check_data
 from server.jobs.process import ForeignTrainerError, Trainer
 from server.jobs.progress import News, Progress, read_news
-from server.jobs.queue import Ending, Lease, LeaseLostError
+from server.jobs.queue import Ending, Lease, job_ended
 from server.jobs.run_folder import RunFolder, write_json
 from server.jobs.spec import job_document
 from server.jobs.surroundings import Surroundings
-from server.jobs.webhooks import delivery_of
+from server.leases import LeaseLostError
 from server.models import LOAD_ERRORS
 from server.records import files, jobs
 from server.records.adapters import AdapterRecord
@@ -52,6 +52,10 @@ class Supervisor:
         self._progress = Progress.from_json(lease.job.progress)
         self._trainer: Trainer | None = None
         self._asked_at: float | None = None
+
+    @property
+    def id(self) -> str:
+        return self._job.id
 
     def run(self) -> None:
         """Run the job until it has ended, waits, or belongs to another process."""
@@ -307,7 +311,7 @@ class Supervisor:
         self._folder.prune()
 
     def _webhook(self, status: str) -> tuple[DeliveryRecord, ...]:
-        return (delivery_of(self._job.id, status, at=time.time()),) if self._around.notify else ()
+        return (job_ended(self._job, status, at=time.time()),) if self._around.notify else ()
 
     # ---- leaving it to others -----------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from server.store import Store
 from server.store import deliveries as table
@@ -13,10 +13,15 @@ from server.store import deliveries as table
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryRecord:
-    """One webhook: ``body`` is sent as it is; ``next_at`` is None when it was delivered or given up."""
+    """One webhook: ``body`` is sent as it is; ``next_at`` is None when it was delivered or given up.
+
+    ``subject_id`` is what it tells of. Without a ``url`` it goes to the operator's address; with one, ``secret`` signs
+    it, and is forgotten when nothing is to be sent any more.
+    """
 
     id: str
-    job_id: str
+    subject_id: str
+    owner: str
     type: str
     body: str
     created_at: float
@@ -25,6 +30,8 @@ class DeliveryRecord:
     delivered_at: float | None = None
     last_status: int | None = None
     last_error: str | None = None
+    url: str | None = None
+    secret: str | None = None
 
 
 def _of(row: Any) -> DeliveryRecord:
@@ -35,10 +42,18 @@ def add_within(connection: Connection, record: DeliveryRecord) -> None:
     connection.execute(insert(table).values(**vars(record)))
 
 
-def claim_due(store: Store, *, now: float, hold_seconds: float) -> DeliveryRecord | None:
-    """Return a delivery that is due, put off by ``hold_seconds`` so that no other process sends it meanwhile."""
+def claim_due(store: Store, *, now: float, hold_seconds: float, operators: bool = True) -> DeliveryRecord | None:
+    """Return a delivery that is due, put off by ``hold_seconds`` so that no other process sends it meanwhile.
+
+    What was not tried yet comes first. Without ``operators`` those to the operator's address are left alone.
+    """
+    due = select(table).where(table.c.next_at <= now).order_by(table.c.num_attempts, table.c.next_at).limit(1)
+    if not operators:
+        due = due.where(table.c.url.is_not(None))
+    with store.read() as connection:
+        if connection.execute(due.with_only_columns(table.c.seq)).first() is None:
+            return None  # looking takes no lock from those who write
     with store.write() as connection:
-        due = select(table).where(table.c.next_at <= now).order_by(table.c.next_at).limit(1)
         row = connection.execute(due.with_for_update(skip_locked=True)).first()
         if row is None:
             return None
@@ -57,15 +72,22 @@ def settle(
     status: int | None,
     error: str | None,
 ) -> None:
-    """Record the outcome of an attempt."""
+    """Record the outcome of an attempt; ``next_at`` None: the last one."""
+    values: dict[str, Any] = {"last_status": status, "last_error": error and error[:255]}
+    if next_at is None:
+        values["secret"] = None
     with store.write() as connection:
-        connection.execute(
-            update(table)
-            .where(table.c.id == delivery_id)
-            .values(next_at=next_at, delivered_at=delivered_at, last_status=status, last_error=error and error[:255])
-        )
+        changed = update(table).where(table.c.id == delivery_id)
+        connection.execute(changed.values(next_at=next_at, delivered_at=delivered_at, **values))
 
 
-def of_job(store: Store, job_id: str) -> tuple[DeliveryRecord, ...]:
+def about(store: Store, subject_id: str) -> tuple[DeliveryRecord, ...]:
+    """Return the webhooks that tell of a job or an analysis."""
     with store.read() as connection:
-        return tuple(_of(row) for row in connection.execute(select(table).where(table.c.job_id == job_id)))
+        return tuple(_of(row) for row in connection.execute(select(table).where(table.c.subject_id == subject_id)))
+
+
+def remove_settled(store: Store, *, before: float) -> int:
+    """Forget the deliveries made before a time of which nothing is to be sent any more; return how many."""
+    with store.write() as connection:
+        return connection.execute(delete(table).where(table.c.next_at.is_(None), table.c.created_at < before)).rowcount

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -299,22 +298,3 @@ def test_scopes_are_named_when_one_is_wrong() -> None:
     with pytest.raises(InputError, match="models:read"):
         new_key(owner="ann", scopes=["model"])
     assert {scope for _, _, scope in _ROUTES} - {""} <= set(SCOPES)
-
-
-def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
-    from server.store import SCHEMA_VERSION, Store
-
-    url = f"sqlite:///{tmp_path / 'old.sqlite3'}"
-    first = Store(url)
-    first.close()
-    with sqlite3.connect(tmp_path / "old.sqlite3") as connection:
-        connection.execute("DROP TABLE api_keys")
-        connection.execute("UPDATE schema_version SET version = 1")
-    connection.close()
-    store = Store(url)
-    assert store.database_id == first.database_id
-    assert keys.all_keys(store) == ()
-    store.close()
-    with sqlite3.connect(tmp_path / "old.sqlite3") as connection:
-        assert connection.execute("SELECT version FROM schema_version").fetchone() == (SCHEMA_VERSION,)
-    connection.close()

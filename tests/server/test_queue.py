@@ -16,12 +16,12 @@ from server.app import open_store
 from server.errors import ApiError
 from server.jobs import queue, requests
 from server.jobs.progress import News, Progress
-from server.jobs.webhooks import delivery_of
 from server.layout import DataFolder
 from server.records import adapters, deliveries, jobs
 from server.records.jobs import CheckpointRecord, EventRecord, JobRecord
 from server.settings import Settings
 from server.store import SCHEMA_VERSION, Store, StoreError, metadata
+from server.webhooks import delivery_of
 
 BACKENDS = ("sqlite", "postgresql") if "TEST_POSTGRES_URL" in os.environ else ("sqlite",)
 
@@ -182,7 +182,7 @@ def test_wishes_of_a_job_that_runs_wait_for_its_runner(store: Store) -> None:
     assert queue.wanted(store, lease) == "cancel"
     with pytest.raises(ApiError, match="it is being cancelled"):
         requests.resume(store, job_id)
-    assert deliveries.of_job(store, job_id) == ()
+    assert deliveries.about(store, job_id) == ()
     with pytest.raises(ApiError, match="no fine-tuning job"):
         requests.cancel(store, "ftjob-0", notify=False)
 
@@ -190,7 +190,7 @@ def test_wishes_of_a_job_that_runs_wait_for_its_runner(store: Store) -> None:
 def test_a_job_that_ends_at_once_tells_so_when_it_is_to(store: Store) -> None:
     job_id = add_job(store, 1)
     assert requests.cancel(store, job_id, notify=True).status == "cancelled"
-    (delivery,) = deliveries.of_job(store, job_id)
+    (delivery,) = deliveries.about(store, job_id)
     assert delivery.type == "fine_tuning.job.cancelled"
     due = deliveries.claim_due(store, now=4e9, hold_seconds=60)
     assert due is not None
@@ -200,7 +200,7 @@ def test_a_job_that_ends_at_once_tells_so_when_it_is_to(store: Store) -> None:
     assert again is not None
     deliveries.settle(store, again.id, next_at=None, delivered_at=4e9, status=204, error=None)
     assert deliveries.claim_due(store, now=5e9, hold_seconds=60) is None
-    assert delivery_of(job_id, "failed", at=1.0).id != delivery.id
+    assert delivery_of("fine_tuning.job.failed", job_id, owner="local", at=1.0).id != delivery.id
 
 
 def test_pages_go_on_after_an_item_of_the_same_list(store: Store) -> None:

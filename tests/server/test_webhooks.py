@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from server.jobs import webhooks
-from server.jobs.webhooks import AddressError, Deliverer, Endpoint, delivery_of, resolve, sign
+from server import webhooks
 from server.records import deliveries, jobs
 from server.records.jobs import JobRecord
+from server.signing import Endpoint, sign
 from server.store import Store
+from server.webhooks import AddressError, Deliverer, delivery_of, resolve
 
 openai = pytest.importorskip("openai")
 
@@ -79,7 +80,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def queue_delivery(store: Store) -> str:
-    delivery = delivery_of("ftjob-1", "succeeded", at=time.time())
+    delivery = delivery_of("fine_tuning.job.succeeded", "ftjob-1", owner="local", at=time.time())
     with store.write() as connection:
         deliveries.add_within(connection, delivery)
     return delivery.id
@@ -121,14 +122,14 @@ def test_a_webhook_that_is_not_taken_is_sent_again_later(
     deliverer = Deliverer(store, Endpoint(url=receiver.url, secret=SECRET, allow_private=True), poll_seconds=1)
     receiver.answers = [500]
     assert deliverer.deliver_next()
-    (waiting,) = deliveries.of_job(store, "ftjob-1")
+    (waiting,) = deliveries.about(store, "ftjob-1")
     assert (waiting.last_status, waiting.num_attempts, waiting.delivered_at) == (500, 1, None)
     assert waiting.next_at is not None
     assert 5 <= waiting.next_at - time.time() + 0.5 <= 7
     assert not deliverer.deliver_next()
     monkeypatch.setattr(webhooks.time, "time", lambda real=time.time: real() + 10)
     assert deliverer.deliver_next()
-    (done,) = deliveries.of_job(store, "ftjob-1")
+    (done,) = deliveries.about(store, "ftjob-1")
     assert (done.last_status, done.num_attempts, done.next_at) == (200, 2, None)
     assert done.delivered_at is not None
     ids = {headers["webhook-id"] for headers, _ in receiver.received}
@@ -145,7 +146,7 @@ def test_a_receiver_that_never_takes_it_is_given_up(
     deliverer = Deliverer(store, Endpoint(url=receiver.url, secret=SECRET, allow_private=True), poll_seconds=1)
     while deliverer.deliver_next():
         pass
-    (delivery,) = deliveries.of_job(store, "ftjob-1")
+    (delivery,) = deliveries.about(store, "ftjob-1")
     assert (delivery.num_attempts, delivery.next_at, delivery.delivered_at) == (attempts, None, None)
     assert len(receiver.received) == attempts
 
@@ -155,14 +156,14 @@ def test_redirects_are_not_followed(store: Store, receiver: Receiver) -> None:
     receiver.answers = [307]
     Deliverer(store, Endpoint(url=receiver.url, secret=SECRET, allow_private=True), poll_seconds=1).deliver_next()
     assert len(receiver.received) == 1
-    assert deliveries.of_job(store, "ftjob-1")[0].last_status == 307
+    assert deliveries.about(store, "ftjob-1")[0].last_status == 307
 
 
 def test_private_networks_are_not_called_unless_allowed(store: Store, receiver: Receiver) -> None:
     queue_delivery(store)
     Deliverer(store, Endpoint(url=receiver.url, secret=SECRET), poll_seconds=1).deliver_next()
     assert receiver.received == []
-    assert "private network" in str(deliveries.of_job(store, "ftjob-1")[0].last_error)
+    assert "private network" in str(deliveries.about(store, "ftjob-1")[0].last_error)
 
 
 @pytest.mark.parametrize(

@@ -1,73 +1,55 @@
-"""Webhooks: a signed POST to the operator's address when a job has ended, tried again until it is taken.
+"""Webhooks: a signed POST when a job or an analysis has ended, tried again until it is taken.
 
-The signature is that of Standard Webhooks (https://www.standardwebhooks.com), as OpenAI's are: an HMAC-SHA256 over
-``id.timestamp.body`` in the header ``webhook-signature``, so that `openai.OpenAI().webhooks.unwrap` reads them. The
-address is looked up once for each attempt and the connection goes to the address that was checked; redirects are not
-followed.
+They go to the operator's address, or to one that came with a request. The address is looked up once for each attempt
+and the connection goes to the address that was checked; redirects are not followed. `server.signing` signs them.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import ipaddress
 import json
 import logging
 import random
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from emollama.errors import EmoLlamaError
+from server.addresses import is_public
 from server.records import deliveries
 from server.records.deliveries import DeliveryRecord
 from server.records.ids import new_id
+from server.signing import Endpoint, sign
 from server.store import Store
 
 if TYPE_CHECKING:
     import httpx
 
-logger = logging.getLogger("server.jobs.webhooks")
+logger = logging.getLogger("server.webhooks")
 
 # Seconds before the second attempt, the third, and so on; after the last one a delivery is given up.
 BACKOFF_SECONDS = (5, 30, 120, 600, 3600, 3 * 3600, 8 * 3600)
 TIMEOUT_SECONDS = 15.0
 _GONE = 410
+_NUM_SENDERS = 4  # a receiver that keeps one waiting keeps the others from nothing
 
 
 class AddressError(EmoLlamaError):
     """The webhook's address leads nowhere, or into a private network."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """Where webhooks go, and the key that signs them (``whsec_`` and base64)."""
-
-    url: str
-    secret: str
-    allow_private: bool = False
-
-
-def delivery_of(job_id: str, status: str, *, at: float) -> DeliveryRecord:
-    """Return the webhook that tells how a job ended; it is due at once."""
-    event_id, kind = new_id("evt_"), f"fine_tuning.job.{status}"
-    body = {"id": event_id, "object": "event", "created_at": int(at), "type": kind, "data": {"id": job_id}}
-    return DeliveryRecord(id=event_id, job_id=job_id, type=kind, body=json.dumps(body), created_at=at, next_at=at)
-
-
-def sign(secret: str, *, delivery_id: str, timestamp: int, body: str) -> dict[str, str]:
-    """Return the three headers of Standard Webhooks."""
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    digest = hmac.new(key, f"{delivery_id}.{timestamp}.{body}".encode(), hashlib.sha256).digest()
-    return {
-        "webhook-id": delivery_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
-    }
+def delivery_of(
+    kind: str, subject_id: str, *, owner: str, at: float, url: str | None = None, secret: str | None = None
+) -> DeliveryRecord:
+    """Return the webhook that tells of an event, due at once; without a ``url`` it goes to the operator's address."""
+    event_id = new_id("evt_")
+    body = {"id": event_id, "object": "event", "created_at": int(at), "type": kind, "data": {"id": subject_id}}
+    return DeliveryRecord(
+        id=event_id, subject_id=subject_id, owner=owner, type=kind, body=json.dumps(body), created_at=at, next_at=at,
+        url=url, secret=secret,
+    )  # fmt: skip
 
 
 def resolve(host: str, port: int, *, allow_private: bool) -> str:
@@ -78,44 +60,83 @@ def resolve(host: str, port: int, *, allow_private: bool) -> str:
         raise AddressError(f"the webhook's host {host!r} has no address") from exc
     addresses = [str(entry[4][0]) for entry in found]
     for address in addresses:
-        if allow_private or ipaddress.ip_address(address.partition("%")[0]).is_global:
+        if allow_private or is_public(address):
             return address
     raise AddressError(f"the webhook's host {host!r} is in a private network; set webhook_allow_private to allow it")
 
 
 class Deliverer:
-    """Sends what is due in a thread of its own."""
+    """Sends what is due, a few at a time in threads of its own.
 
-    def __init__(self, store: Store, endpoint: Endpoint, *, poll_seconds: float) -> None:
+    ``endpoint`` is the operator's, None when there is none; ``clients_private`` lets addresses that came with requests
+    lie in private networks.
+    """
+
+    def __init__(
+        self, store: Store, endpoint: Endpoint | None, *, poll_seconds: float, clients_private: bool = False
+    ) -> None:
         self._store, self._endpoint, self._poll_seconds = store, endpoint, poll_seconds
-        self._stop, self._wake = threading.Event(), threading.Event()
+        self._clients_private = clients_private
+        self._stop = threading.Event()
+        self._places = threading.Semaphore(_NUM_SENDERS)
+        self._senders = ThreadPoolExecutor(_NUM_SENDERS, thread_name_prefix="webhook")
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return when an attempt that is on its way has ended, or has had the time for it."""
+        """Return when the attempts that are on their way have ended, or have had the time for it."""
         self._stop.set()
-        self._wake.set()
-        self._thread.join(TIMEOUT_SECONDS)
+        self._thread.join()
+        self._senders.shutdown(wait=True)
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                while not self._stop.is_set() and self.deliver_next():
+                while self._places.acquire(timeout=self._poll_seconds) and self._send_one():
                     pass
             except Exception as exc:  # the thread's edge: the database may be away for a while
                 logger.error("webhooks could not be looked at", exc_info=exc)
-            self._wake.wait(self._poll_seconds)
+            self._stop.wait(self._poll_seconds)
+
+    def _send_one(self) -> bool:
+        """Hand one delivery that is due to a sender, who frees the place; without one it is free at once."""
+        delivery = None
+        try:
+            delivery = None if self._stop.is_set() else self._claim()
+        finally:
+            if delivery is None:
+                self._places.release()
+        if delivery is None:
+            return False
+        self._senders.submit(self._deliver_in_thread, delivery)
+        return True
+
+    def _deliver_in_thread(self, delivery: DeliveryRecord) -> None:
+        try:
+            self._deliver(delivery)
+        except Exception as exc:  # the thread's edge: it is tried again when its hold has run out
+            logger.error("a webhook could not be sent", extra={"fields": {"webhook": delivery.id}}, exc_info=exc)
+        finally:
+            self._places.release()
+
+    def _claim(self) -> DeliveryRecord | None:
+        hold = 4 * TIMEOUT_SECONDS
+        has_endpoint = self._endpoint is not None
+        return deliveries.claim_due(self._store, now=time.time(), hold_seconds=hold, operators=has_endpoint)
 
     def deliver_next(self) -> bool:
         """Try one delivery that is due; return whether there was one."""
-        import httpx
-
-        delivery = deliveries.claim_due(self._store, now=time.time(), hold_seconds=4 * TIMEOUT_SECONDS)
+        delivery = self._claim()
         if delivery is None:
             return False
+        self._deliver(delivery)
+        return True
+
+    def _deliver(self, delivery: DeliveryRecord) -> None:
+        import httpx
+
         status: int | None = None
         error: str | None = None
         try:
@@ -140,18 +161,24 @@ class Deliverer:
         else:
             given_up = {"given_up": retry is None, "reason": error}
             logger.warning("webhook was not taken", extra={"fields": fields | given_up})
-        return True
+
+    def _endpoint_of(self, delivery: DeliveryRecord) -> Endpoint:
+        if delivery.url is not None:
+            return Endpoint(url=delivery.url, secret=delivery.secret or "", allow_private=self._clients_private)
+        assert self._endpoint is not None
+        return self._endpoint
 
     def _send(self, delivery: DeliveryRecord) -> httpx.Response:
         import httpx
 
-        parts = urlsplit(self._endpoint.url)
+        endpoint = self._endpoint_of(delivery)
+        parts = urlsplit(endpoint.url)
         assert parts.hostname is not None
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        address = resolve(parts.hostname, port, allow_private=self._endpoint.allow_private)
+        address = resolve(parts.hostname, port, allow_private=endpoint.allow_private)
         # The request goes to the address that was checked; name and certificate stay those of the host.
-        url = httpx.URL(self._endpoint.url).copy_with(host=address)
-        headers = sign(self._endpoint.secret, delivery_id=delivery.id, timestamp=int(time.time()), body=delivery.body)
+        url = httpx.URL(endpoint.url).copy_with(host=address)
+        headers = sign(endpoint.secret, delivery_id=delivery.id, timestamp=int(time.time()), body=delivery.body)
         headers |= {"host": parts.netloc, "content-type": "application/json", "user-agent": "emollama-webhooks"}
         client = httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False)
         extensions = {"sni_hostname": parts.hostname}
