@@ -109,6 +109,11 @@ class VideoCollector:
         return self.num_kept > 0
 
     @property
+    def is_still(self) -> bool:
+        """Whether the track is one picture."""
+        return self.num_kept == 1 and self._seen <= 1
+
+    @property
     def passed(self) -> float:
         """The time in seconds before which no further picture will come."""
         return self._last_time
@@ -126,7 +131,7 @@ class VideoCollector:
         """All that is held; a file with one picture and no sound is a still."""
         if self._images is None or not self._times:
             return None
-        is_still = self._is_image or (alone and self.num_kept == 1 and self._seen <= 1)
+        is_still = self._is_image or (alone and self.is_still)
         return Frames(
             images=self._images[: len(self._times)],
             times=np.zeros(1) if is_still else np.array(self._times),

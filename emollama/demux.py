@@ -35,7 +35,7 @@ class Reading:
 
     def __init__(self, file: BinaryIO, media_type: sniff.MediaType, plan: Plan) -> None:
         self._file, self._type, self._plan = file, media_type, plan
-        self._size = max(1, file.seek(0, os.SEEK_END))
+        self.size = max(1, file.seek(0, os.SEEK_END))
         self.warnings: list[str] = []
         self.video: VideoCollector | None = None
         self.audio: AudioCollector | None = None
@@ -111,7 +111,7 @@ class Reading:
                     break
                 continue
             if packet.pos is not None:
-                self.share = max(self.share, min(1.0, packet.pos / self._size))
+                self.share = max(self.share, min(1.0, packet.pos / self.size))
             collector = self.video if packet.stream.type == "video" else self.audio
             if collector is None:
                 continue
