@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from emollama.backbones.lean import KvCache, LeanLlama
+from emollama.backbones.kv_cache import KvCache
+from emollama.backbones.lean import LeanLlama
 from emollama.config import ProjectorConfig
 from emollama.errors import InputError
 from emollama.model import splice
@@ -190,7 +191,7 @@ class DecodeBatch:
     def __init__(self, backbone: LeanLlama) -> None:
         self.backbone = backbone
         self._cache: KvCache | None = None
-        self._hidden = torch.empty(0)
+        self._logits = torch.empty(0)  # fp32 [B, V] of the next token of every row
 
     @property
     def num_rows(self) -> int:
@@ -206,15 +207,16 @@ class DecodeBatch:
             held = prefix.cache.lengths[row]
             capacity = min(held + reserve, self.backbone.shape.max_positions)
             self._cache = prefix.cache.fork([row], capacity=capacity)
-            self._hidden = prefix.hidden[row : row + 1]
+            self._logits = self.backbone.logits(prefix.hidden[row : row + 1])
         else:
             self._cache.append(prefix.cache, row)
-            self._hidden = torch.cat((self._hidden, prefix.hidden[row : row + 1]))
+            self._logits = torch.cat((self._logits, self.backbone.logits(prefix.hidden[row : row + 1])))
 
+    @torch.inference_mode()
     def adopt(self, prefix: Prefix) -> None:
         """Take over all rows of a prefix that nobody else holds, without copying; only an empty batch can."""
         assert self._cache is None
-        self._cache, self._hidden = prefix.cache, prefix.hidden
+        self._cache, self._logits = prefix.cache, self.backbone.logits(prefix.hidden)
 
     @torch.inference_mode()
     def drop(self, row: int) -> None:
@@ -222,26 +224,22 @@ class DecodeBatch:
         assert self._cache is not None
         last = self.num_rows - 1
         if last == 0:
-            self._cache, self._hidden = None, torch.empty(0)
+            self._cache, self._logits = None, torch.empty(0)
             return
         self._cache.drop(row)
-        places = [last if place == row else place for place in range(last)]
-        self._hidden = self._hidden[places]
+        if row != last:
+            self._logits[row] = self._logits[last]
+        self._logits = self._logits[:last]
 
-    @torch.inference_mode()
     def logits(self) -> Tensor:
-        """Return the fp32 logits [B, V] of the next token of every row."""
-        return self.backbone.logits(self._hidden)
+        """Return the fp32 logits [B, V] of the next token of every row; they are overwritten by `advance`."""
+        return self._logits
 
     @torch.inference_mode()
     def advance(self, runs: Sequence[Sequence[int]]) -> None:
         """Append one token or more to every row, in one pass."""
         assert self._cache is not None
-        if all(len(run) == 1 for run in runs):
-            self._hidden = self.backbone.step(self._cache, [run[0] for run in runs])
-            return
-        table = self.backbone.embed(torch.tensor([token for run in runs for token in run], device=self.backbone.device))
-        self._hidden = self.backbone.extend(self._cache, table.split([len(run) for run in runs]))
+        self._logits = self.backbone.advance(self._cache, runs)
 
 
 class Runtime:

@@ -8,7 +8,9 @@ everything that is constant is folded into the weights once at loading:
   several times as fast as [out, in];
 - rows of q and k reordered so that rotary pairs are neighbours and rotation is one complex product
   (a dot product does not care about the order of its terms).
-Keys and values lie in a cache of fixed capacity; a row's prefix is computed once and copied where it is needed.
+Keys and values lie in a `KvCache`; a row's prefix is computed once and copied where it is needed. What is left of the
+small operations' cost is saved by `emollama.backbones.step_graph`, which runs the same weights where it can: a small
+model in float32 on the processor. Everything else is computed by torch here, and a test holds the two together.
 The module knows nothing of prompts or label sets. Rows are padded on the right inside `extend` only.
 """
 
@@ -16,90 +18,22 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emollama.backbones.kv_cache import KvCache
+from emollama.backbones.step_graph import StepGraph
 from emollama.config import LlamaShape
 from emollama.errors import CheckpointError, InputError
 from emollama.tensors import check_tensors, read_folder, read_tensors
 
-_ROUND = 64  # cache capacities are multiples of this, so that growing is rare
-
-
-class KvCache:
-    """Keys and values of B rows in one tensor [L, R, 2K, S, D]: R rows and S tokens of room, keys before values.
-
-    ``lengths`` is what each row holds; what lies beyond it in the tensor is finite and means nothing.
-    """
-
-    def __init__(self, held: Tensor, lengths: list[int]) -> None:
-        self._held, self.lengths = held, lengths
-        self._divide()
-
-    @classmethod
-    def empty(cls, shape: LlamaShape, *, rows: int, capacity: int, like: Tensor) -> KvCache:
-        size = (shape.num_layers, rows, 2 * shape.num_kv_heads, _rounded(capacity), shape.size_of_head)
-        return cls(like.new_zeros(size), [0] * rows)
-
-    def _divide(self) -> None:
-        """Cut the tensor into what each layer reads and writes: ``layers``, [B, 2K, S, D] each."""
-        self.layers = self._held[:, : len(self.lengths)].unbind(0)
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def capacity(self) -> int:
-        return self._held.shape[3]
-
-    @property
-    def num_bytes(self) -> int:
-        return self._held.numel() * self._held.element_size()
-
-    def fork(self, rows: Sequence[int], *, capacity: int) -> KvCache:
-        """Copy some rows (a row may be named twice) into a new cache with room for ``capacity`` tokens each."""
-        lengths = [self.lengths[row] for row in rows]
-        return KvCache(self._copy(rows, num_rows=len(lengths), capacity=capacity), lengths)
-
-    def _copy(self, rows: Sequence[int], *, num_rows: int, capacity: int) -> Tensor:
-        longest = max((self.lengths[row] for row in rows), default=0)
-        num_layers, _, heads, _, size = self._held.shape
-        target = self._held.new_zeros((num_layers, num_rows, heads, _rounded(max(capacity, longest)), size))
-        for place, row in enumerate(rows):
-            target[:, place, :, : self.lengths[row]] = self._held[:, row, :, : self.lengths[row]]
-        return target
-
-    def reserve(self, *, capacity: int) -> None:
-        """Make room for ``capacity`` tokens in every row."""
-        if capacity > self.capacity:
-            rows = self._held.shape[1]
-            self._held = self._copy(range(self.num_rows), num_rows=rows, capacity=max(capacity, 2 * self.capacity))
-            self._divide()
-
-    def append(self, other: KvCache, row: int) -> None:
-        """Take a copy of one row of another cache as the last row of this one."""
-        length, place = other.lengths[row], self.num_rows
-        self.reserve(capacity=length)
-        if place == self._held.shape[1]:
-            self._held = self._copy(range(place), num_rows=max(4, 2 * place), capacity=self.capacity)
-        self._held[:, place, :, :length] = other._held[:, row, :, :length]
-        self.lengths.append(length)
-        self._divide()
-
-    def drop(self, row: int) -> None:
-        """Forget one row; the last row takes its place, so that nothing else is moved."""
-        last = self.num_rows - 1
-        length = self.lengths.pop()
-        if row != last:
-            self._held[:, row, :, :length] = self._held[:, last, :, :length]
-            self.lengths[row] = length
-        self._divide()
+Steps = Literal["auto", "torch"]  # who computes: the fastest that fits, or torch whatever else would fit
 
 
 class _Layer:
@@ -117,12 +51,18 @@ class LeanLlama:
     Any number of threads may compute with it, each on caches of its own.
     """
 
-    def __init__(self, shape: LlamaShape, embedding: Tensor, layers: list[_Layer], head: Tensor) -> None:
+    def __init__(
+        self, shape: LlamaShape, embedding: Tensor, layers: list[_Layer], head: Tensor, *, steps: Steps = "auto"
+    ) -> None:
         self.shape, self.embedding, self.layers, self.head = shape, embedding, layers, head  # head [W, V]
         self.dtype, self.device = embedding.dtype, embedding.device
         self._norm_floor = torch.tensor([math.sqrt(shape.hidden_size * shape.rms_norm_eps)], device=embedding.device)
         self._angles = _inverse_frequencies(shape).to(embedding.device)
         self._rotations = self._make_rotations(1)
+        self._graph: StepGraph | None = None  # made when first it is needed
+        self._wants_graph = steps == "auto" and StepGraph.supports(self)
+        self._graph_lock = threading.Lock()
+        self._num_threads = torch.get_num_threads()  # of a process that has nothing else to do; see `emollama.cores`
 
     @classmethod
     def load(
@@ -132,11 +72,12 @@ class LeanLlama:
         adapter: Path | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        steps: Steps = "auto",
     ) -> LeanLlama:
         """Read a backbone folder and, when asked, a PEFT folder merged into it; every tensor of both must fit."""
         shape = LlamaShape.load(folder)
         return cls.from_tensors(
-            shape, read_folder(folder), adapter=adapter, dtype=dtype, device=device, what=str(folder)
+            shape, read_folder(folder), adapter=adapter, dtype=dtype, device=device, steps=steps, what=str(folder)
         )
 
     @classmethod
@@ -148,6 +89,7 @@ class LeanLlama:
         adapter: Path | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        steps: Steps = "auto",
         what: str = "the backbone",
     ) -> LeanLlama:
         """Fold a ``LlamaForCausalLM`` state dict; the fold is computed in fp32 and kept in ``dtype``."""
@@ -187,6 +129,7 @@ class LeanLlama:
             embedding.to(device=device, dtype=dtype, copy=True).contiguous(),
             layers,
             finish(head),
+            steps=steps,
         )
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -209,6 +152,9 @@ class LeanLlama:
             raise InputError(f"extend needs 1 or more tokens for each of {cache.num_rows} rows; got {counts}")
         starts, longest = list(cache.lengths), max(counts)
         self._check_length(max(begin + count for begin, count in zip(starts, counts, strict=True)))
+        graph = self._step_graph()
+        if graph is not None:
+            return graph.extend(cache, embeddings).hidden
         cache.reserve(capacity=max(starts) + longest)
         x = torch.nn.utils.rnn.pad_sequence(list(embeddings), batch_first=True)  # [B, T, W]
         start = torch.tensor(starts, device=self.device)
@@ -223,15 +169,15 @@ class LeanLlama:
 
         def attend(layer: int, q: Tensor, kv: Tensor) -> Tensor:
             known = cache.layers[layer]
+            pair = kv.unflatten(1, (2, kv_heads)).transpose(0, 1)  # [2, B, K, T, D]
             if is_even:
-                known[:, :, starts[0] : held] = kv
+                known[:, :, :, starts[0] : held] = pair
             else:
                 for row, begin in enumerate(starts):
-                    known[row, :, begin : begin + longest] = kv[row]
+                    known[:, row, :, begin : begin + longest] = pair[:, row]
             if mask is None:
-                keys, values = kv[:, :kv_heads], kv[:, kv_heads:]
-                return F.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)
-            return _attend(q, known[:, :kv_heads, :held], known[:, kv_heads:, :held], mask)
+                return F.scaled_dot_product_attention(q, pair[0], pair[1], is_causal=True, enable_gqa=True)
+            return _attend(q, known[0, :, :, :held], known[1, :, :, :held], mask)
 
         x = self._run(x, rotation, attend)
         cache.lengths = [begin + count for begin, count in zip(starts, counts, strict=True)]
@@ -257,8 +203,9 @@ class LeanLlama:
         rotation = self._rotation_at(length[:, None] + offset)
 
         def attend(layer: int, q: Tensor, kv: Tensor) -> Tensor:
-            whole = torch.cat((cache.layers[layer][:, :, :held], kv), dim=2)
-            return _attend(q, whole[:, :kv_heads], whole[:, kv_heads:], mask)
+            known = cache.layers[layer][:, :, :, :held]
+            whole = torch.cat((known, kv.unflatten(1, (2, kv_heads)).transpose(0, 1)), dim=3)
+            return _attend(q, whole[0], whole[1], mask)
 
         return self._norm(self._run(self.embed(ids).expand(num_rows, -1, -1), rotation, attend))
 
@@ -268,8 +215,11 @@ class LeanLlama:
         shape, lengths = self.shape, cache.lengths
         num_rows, held = len(lengths), max(lengths) + 1
         self._check_length(held)
+        graph = self._step_graph()
+        if graph is not None:
+            return graph.step(cache, self._rows_of(token_ids)).hidden
         cache.reserve(capacity=held)
-        rotations = self._rotations_up_to(held)
+        rotations = self.rotations(held)
         heads, kv_heads, size = shape.num_heads, shape.num_kv_heads, shape.size_of_head
         rotated, group = heads + kv_heads, heads // kv_heads
         uniform = min(lengths) + 1 == held
@@ -281,7 +231,7 @@ class LeanLlama:
             rows = torch.arange(num_rows, device=self.device)
             mask = self._mask(torch.arange(held, device=self.device) <= where[:, None])[:, None, None]
             rotation = rotations[where][:, None]
-        x = self.embedding[torch.tensor(token_ids, device=self.device)]  # [B, W]
+        x = self._rows_of(token_ids)  # [B, W]
         for layer, weights in enumerate(self.layers):
             qkv = torch.mm(self._norm(x), weights.qkv).view(num_rows, rotated + kv_heads, size)
             if self.dtype == torch.float32:
@@ -289,15 +239,16 @@ class LeanLlama:
             else:
                 qkv[:, :rotated] = self._rotate(qkv[:, :rotated], rotation)
             known = cache.layers[layer]
+            fresh = qkv[:, heads:].view(num_rows, 2, kv_heads, size)
             if uniform:
-                known[:, :, held - 1] = qkv[:, heads:]
+                known[:, :, :, held - 1] = fresh.transpose(0, 1)
             else:
-                known[rows, :, where] = qkv[:, heads:]
+                known.transpose(0, 1)[rows, :, :, where] = fresh
             # one new token: the heads that share keys are laid where a longer query would have its positions
             mixed = F.scaled_dot_product_attention(
                 qkv[:, :heads].view(num_rows, kv_heads, group, size),
-                known[:, :kv_heads, :held],
-                known[:, kv_heads:, :held],
+                known[0, :, :, :held],
+                known[1, :, :, :held],
                 attn_mask=mask,
             )
             x = torch.addmm(x, mixed.reshape(num_rows, heads * size), weights.o)
@@ -305,6 +256,34 @@ class LeanLlama:
             x = torch.addmm(x, F.silu(gate).mul_(up), weights.down)
         cache.lengths = [length + 1 for length in lengths]
         return self._norm(x)
+
+    @torch.inference_mode()
+    def advance(self, cache: KvCache, runs: Sequence[Sequence[int]]) -> Tensor:
+        """Append one token or more to every row and return the fp32 logits [B, V] of the next token of each.
+
+        The result may be overwritten by the next call on the same cache.
+        """
+        is_step = all(len(run) == 1 for run in runs)
+        graph = self._step_graph()
+        if graph is None and is_step:
+            return self.logits(self.step(cache, [run[0] for run in runs]))
+        x = self._rows_of([token for run in runs for token in run])
+        embeddings = x.split([len(run) for run in runs])
+        if graph is None:
+            return self.logits(self.extend(cache, embeddings))
+        self._check_length(max(length + len(run) for length, run in zip(cache.lengths, runs, strict=True)))
+        return (graph.step(cache, x) if is_step else graph.extend(cache, embeddings)).logits
+
+    def _rows_of(self, token_ids: Sequence[int]) -> Tensor:
+        return self.embedding[torch.tensor(token_ids, device=self.device)]
+
+    def _step_graph(self) -> StepGraph | None:
+        """Return the graph that computes instead of torch, where there is one; the first call makes it."""
+        if self._wants_graph and self._graph is None:
+            with self._graph_lock:
+                if self._graph is None:
+                    self._graph = StepGraph(self, num_threads=self._num_threads)
+        return self._graph
 
     def _run(self, x: Tensor, rotation: Tensor, attend: Any) -> Tensor:
         """All layers over x [B, T, W]; ``attend(layer, q [B, H, T, D], kv [B, 2K, T, D])`` -> [B, H, T, D]."""
@@ -338,11 +317,11 @@ class LeanLlama:
 
     def _rotation_at(self, positions: Tensor) -> Tensor:
         """Return [B, T, 1, D / 2] complex rotations at positions [B, T]."""
-        return self._rotations_up_to(int(positions.max()) + 1)[positions][:, :, None]
+        return self.rotations(int(positions.max()) + 1)[positions][:, :, None]
 
-    def _rotations_up_to(self, length: int) -> Tensor:
-        """Return the table, at least ``length`` long; another thread may replace it at any time."""
-        rotations = self._rotations
+    def rotations(self, length: int) -> Tensor:
+        """Return the complex rotations [at least ``length``, D / 2] of the positions from 0 on."""
+        rotations = self._rotations  # another thread may replace it at any time
         if length > len(rotations):
             rotations = self._rotations = self._make_rotations(length)
         return rotations
@@ -366,10 +345,6 @@ class LeanLlama:
 
 def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
-
-
-def _rounded(capacity: int) -> int:
-    return -(-max(capacity, 1) // _ROUND) * _ROUND
 
 
 def _inverse_frequencies(shape: LlamaShape) -> Tensor:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from emollama.backbones.lean import KvCache, LeanLlama, adapter_fits
+from emollama.backbones.kv_cache import KvCache
+from emollama.backbones.lean import LeanLlama, adapter_fits
 from emollama.backbones.llama import build_llama, load_llama, save_llama
 from emollama.backbones.lora import attach_lora, load_lora, save_lora
 from emollama.config import LlamaShape, LoraSettings
