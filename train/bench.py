@@ -33,7 +33,8 @@ from train.run_dir import environment
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from train.clip_task import ClipBatch, ClipTask
+    from train.clip_batch import ClipBatch
+    from train.clip_task import ClipTask
 
 app = typer.Typer(help="Measure training.", add_completion=False)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from emollama.errors import EmoLlamaError
+from emollama.errors import EmoLlamaError, InputError
 
 CALIBRATE, CARD = "nano_calibrate", "nano_card"
 
@@ -54,6 +54,11 @@ def train(
         if data is not None:
             config = override(config, [f"task.data={data}"])
         if manifest is not None:
+            if not hasattr(config.task, "manifest"):
+                raise InputError(
+                    f"--manifest is {str(manifest)!r}, but {recipe} learns from raw data; name its folder by --data",
+                    field="manifest",
+                )
             config = override(config, [f"task.manifest={manifest}"])
         task = config.task.build(config)
         if hasattr(task, "prepare"):

@@ -50,7 +50,6 @@ class JobSpec:
     suffix: str | None = None
     cache: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> JobSpec:

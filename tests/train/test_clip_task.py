@@ -16,7 +16,8 @@ import torch
 from emollama.analyze import Analyzer
 from emollama.errors import DatasetError, InputError
 from emollama.manifest import Sample, read_manifest, write_manifest
-from train.clip_task import ClipOptions, ClipTask, set_apart, similar_lengths
+from train.clip_batch import similar_lengths
+from train.clip_task import ClipOptions, ClipTask, set_apart
 from train.config import TrainConfig, override
 from train.loop import run
 from train.recipes import load_recipe

@@ -134,6 +134,9 @@ def test_the_command_lists_recipes_and_reports_errors():
     wrong = runner.invoke(app, ["fase"])
     assert wrong.exit_code == 2
     assert "unknown recipe" in wrong.output
+    odd = runner.invoke(app, ["nano_face", "--manifest", "clips.jsonl"])
+    assert odd.exit_code == 2
+    assert "nano_face learns from raw data" in odd.output
     missing = runner.invoke(app, ["nano_face", "run_dir=/nonexistent/x", "--data", "/nonexistent"])
     assert missing.exit_code == 2
     assert "--data" in missing.output

@@ -91,7 +91,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "too_few_samples": _error("too few samples of a label for training", "add samples, or leave the label out"),
         "few_samples": _warning("few samples of a label for training", "add samples; the label will be learned badly"),
         "label_not_trained": _error(
-            "a label that no sample for training has", "add samples for training, or remove it"
+            "a label of other samples that no sample for training has", "add samples for training, or remove it"
         ),
         "speaker_in_two_splits": _error(
             "one person in training and in evaluation", "divide by speaker with `emollama data split`"

@@ -119,7 +119,7 @@ def check_leaks(
         _check_against(training, rows, clips, findings)
     speakers: dict[str, dict[str, int]] = {}
     contents: dict[str, dict[str, int]] = {}
-    stretches: dict[tuple[str, float | None, float | None], Facts] = {}
+    stretches: dict[tuple[str, float | None, float | None, str], list[Facts]] = {}
     for row in rows:
         if row.split is None:
             continue
@@ -129,18 +129,26 @@ def check_leaks(
         if key is None:
             continue
         _check_side(row, key, contents, "clip_in_two_splits", "clip" if row.clip else "transcript", findings)
-        other = stretches.setdefault((key, row.start, row.end), row)
-        if other is row or other.split != row.split:
-            continue
-        one, two = other.top_label, row.top_label
-        if one is not None and two is not None and canonical(one) != canonical(two):
-            message = f"is {two!r}, but line {other.line} says {one!r} of the same content"
-            findings.add("two_labels", message, line=row.line, field="label", value=two)
-        elif _dialogue(other) == _dialogue(row):  # one clip may teach several dialogues
+        others = stretches.setdefault((key, row.start, row.end, row.split), [])
+        _check_same(row, others, findings)
+        others.append(row)
+
+
+def _check_same(row: Facts, others: Sequence[Facts], findings: Findings) -> None:
+    """Hold a sample against earlier ones of the same content in its split; the first that it clashes with is told."""
+    label = row.top_label
+    for other in others:
+        known = other.top_label
+        if known is not None and label is not None and canonical(known) != canonical(label):
+            message = f"is {label!r}, but line {other.line} says {known!r} of the same content"
+            findings.add("two_labels", message, line=row.line, field="label", value=label)
+            return
+    for other in others:
+        if _dialogue(other) == _dialogue(row):  # one clip may teach several dialogues
+            field = "clip" if row.clip else "transcript"
             message = f"has the content of line {other.line}"
-            findings.add(
-                "same_sample", message, line=row.line, field="clip" if row.clip else "transcript", value=row.clip
-            )
+            findings.add("same_sample", message, line=row.line, field=field, value=row.clip)
+            return
 
 
 def _dialogue(row: Facts) -> object:

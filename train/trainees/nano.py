@@ -266,7 +266,7 @@ class NanoTrainee:
         """Log-likelihoods [N, K] of the labels; letters of a spelled label are read in passes of their own."""
         import torch
 
-        from train.clip_task import collate
+        from train.clip_batch import collate
 
         batch = collate(examples, pad_id=self.pad_id, label_token_ids=self.label_token_ids)
         device = next(model.parameters()).device

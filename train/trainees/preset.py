@@ -293,7 +293,7 @@ class PresetTrainee:
 
         from emollama.backbones.lora import base_of
         from emollama.backbones.score import answer_log_likelihoods
-        from train.clip_task import collate
+        from train.clip_batch import collate
 
         device = next(model.parameters()).device
         llama = base_of(model.backbone)

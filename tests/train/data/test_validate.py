@@ -202,6 +202,10 @@ def test_a_clip_may_teach_several_dialogues_but_none_twice(tmp_path: Path) -> No
     rows = [row(0, "A yawn."), row(1, "A flat voice."), row(2, "A yawn."), row(3, "A sigh.")]
     report = validate(d.write_rows(tmp_path, rows), limits=LIMITS)
     assert [(p.code, p.line) for p in report.problems] == [("same_sample", 3)]
+    rows = [row(0, "A yawn."), row(1, "A flat voice."), row(2, "A flat voice."), row(3, "A sigh.")]
+    (problem,) = validate(d.write_rows(tmp_path / "second", rows), limits=LIMITS).problems
+    assert (problem.code, problem.line) == ("same_sample", 3)
+    assert "line 2" in problem.message
 
 
 def test_dialogues_need_no_labels(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from emollama.manifest import ManifestMessage, Sample
 from emollama.media import read_clip
 from emollama.prompt import Renderer
 from tests.train.conftest import SAMPLE_CLIP
-from train.clip_task import ClipOptions, collate
+from train.clip_batch import collate
+from train.clip_task import ClipOptions
 from train.trainees import Outcome, Reading
 from train.trainees.nano import NanoTrainee
 

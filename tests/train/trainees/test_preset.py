@@ -18,7 +18,8 @@ from emollama.errors import CheckpointError, DatasetError, DependencyError, Inpu
 from emollama.manifest import Sample
 from emollama.model import EmoLlama
 from emollama.types import Audio, Clip, Frames
-from train.clip_task import ClipOptions, collate
+from train.clip_batch import collate
+from train.clip_task import ClipOptions
 from train.trainees import Example, Outcome, Reading, trainee_factory
 from train.trainees.preset import PresetTrainee, read_dialogues, read_pairs
 

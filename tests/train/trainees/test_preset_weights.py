@@ -24,7 +24,8 @@ from emollama.errors import CheckpointError
 from emollama.manifest import Sample
 from emollama.tensors import write_tensors
 from emollama.types import Audio, Clip
-from train.clip_task import ClipOptions, collate
+from train.clip_batch import collate
+from train.clip_task import ClipOptions
 from train.merge import merge
 from train.trainees import Outcome
 from train.trainees.preset import PresetTrainee
