@@ -29,6 +29,7 @@ class Cores:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._num_working = 0
+        self._entered = threading.local()  # whether this thread's analysis is counted already
         self._num_threads: int | None = None  # what torch would use for a clip alone
 
     @property
@@ -37,12 +38,21 @@ class Cores:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Count this thread's analysis until the block ends; then the thread has the threads of one alone again."""
+        """Count this thread's analysis until the block ends; then the thread has the threads of one alone again.
+
+        A block inside of another one changes nothing: who waits for a clip to be decoded elsewhere counts from then on.
+        """
+        mine = self._entered.__dict__  # this thread's, also where another one ends the block
+        if mine.get("is_counted", False):
+            yield
+            return
+        mine["is_counted"] = True
         with self._lock:
             self._num_working += 1
         try:
             yield
         finally:
+            mine["is_counted"] = False
             with self._lock:
                 self._num_working -= 1
             self._set(self._num_threads)

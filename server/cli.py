@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,6 +63,10 @@ def read_settings(given: dict[str, Any]) -> Settings:
 
 def server_config(settings: Settings) -> uvicorn.Config:
     """Return how uvicorn runs the service: graceful shutdown, our log lines, nothing told about the software."""
+    # Before numpy is loaded: clips are analysed side by side, one thread each, and OpenBLAS's own threads wait by
+    # spinning on cores that others could use.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
     import uvicorn
 
     from server.app import create_app

@@ -45,23 +45,54 @@ def test_one_alone_has_all_threads_and_two_have_half_each() -> None:
     assert cores.num_working == 0
 
 
+@contextlib.contextmanager
+def others(cores: Cores, count: int) -> Iterator[None]:
+    """So many analyses in threads of their own, under way until the block ends."""
+    ready, done = threading.Barrier(count + 1), threading.Event()
+
+    def work() -> None:
+        with cores.working():
+            ready.wait(timeout=20)
+            done.wait(timeout=20)
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    ready.wait(timeout=20)
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(timeout=20)
+
+
 def test_who_is_left_takes_all_threads_at_its_next_stage() -> None:
     cores = Cores()
     with cores.working():
-        with cores.working():
+        with others(cores, 1):
             cores.divide()
             assert torch.get_num_threads() == 2
         cores.divide()
         assert torch.get_num_threads() == 4
 
 
+def test_an_analysis_inside_of_a_counted_one_is_counted_once() -> None:
+    cores = Cores()
+    with cores.working():
+        with cores.working():
+            assert cores.num_working == 1
+            cores.divide()
+            assert torch.get_num_threads() == 4
+        assert cores.num_working == 1
+    assert cores.num_working == 0
+
+
 def test_many_have_one_thread_each_and_a_failure_is_no_longer_counted() -> None:
     cores = Cores()
 
     def fail() -> None:
-        with contextlib.ExitStack() as stack:
-            for _ in range(7):
-                stack.enter_context(cores.working())
+        with others(cores, 6), cores.working():
             cores.divide()
             assert torch.get_num_threads() == 1
             raise ValueError("broken")
