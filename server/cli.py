@@ -29,6 +29,9 @@ def serve(
 
     Every other setting is read from the environment; docs/api.md lists them.
     """
+    # Before numpy is loaded: clips are analysed side by side, one thread each, and OpenBLAS's own threads wait by
+    # spinning on cores that others could use.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = {"host": host, "port": port, "model": model, "device": device, "log_format": log_format}
     settings = read_settings({name: value for name, value in given.items() if value is not None})
     run_server(server_config(settings))
@@ -63,10 +66,6 @@ def read_settings(given: dict[str, Any]) -> Settings:
 
 def server_config(settings: Settings) -> uvicorn.Config:
     """Return how uvicorn runs the service: graceful shutdown, our log lines, nothing told about the software."""
-    # Before numpy is loaded: clips are analysed side by side, one thread each, and OpenBLAS's own threads wait by
-    # spinning on cores that others could use.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
     import uvicorn
 
     from server.app import create_app
