@@ -22,12 +22,15 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from emollama import __version__
 from server import errors
+from server.analyses.intake import Intake
+from server.analyses.service import AnalysisService
 from server.auth import AuthMiddleware, KeyRing
 from server.chat.cache import ClipCache
 from server.chat.desk import Desk
 from server.deps import Analyzing
 from server.fetch import Fetcher
 from server.gate import Gate
+from server.idempotency import Idempotency
 from server.ingest import Inbox, UploadLimits
 from server.jobs.catalog import AdapterCatalog
 from server.jobs.service import TRAINER, JobService
@@ -38,6 +41,7 @@ from server.middleware import EdgeMiddleware
 from server.models import Load, ModelHost, ModelSpec, load_analyzer
 from server.records.jobs import count_by_status
 from server.routes import ROUTERS, docs
+from server.schemas.analyses import DONE_EXAMPLE, QUEUED_EXAMPLE, analysis_schemas
 from server.schemas.analysis import EXAMPLE
 from server.schemas.chat import chat_schemas
 from server.schemas.fine_tuning import request_schemas
@@ -52,7 +56,8 @@ _DESCRIPTION = """Reads the emotion that a person in a clip appears to show from
 it rests on. An expression is not an inner state: the answers describe how someone appears.
 
 Every error has the shape `{"error": {"message", "type", "param", "code"}}`. A clip sent to `/analyze` is deleted when
-its answer is sent; a file for fine-tuning is kept until it is deleted or expires.
+its answer is sent, one sent to `/v1/analyses` when it has been analysed; a file for fine-tuning is kept until it is
+deleted or expires.
 """
 
 
@@ -96,9 +101,15 @@ class _Service(FastAPI):
                     content = answer.get("content", {}).get("application/json", {})
                     for code, example in content.get("examples", {}).items():
                         example["value"] = errors.envelope(code)
-        document["components"]["schemas"].update({**request_schemas(), **chat_schemas()})
-        analyze = document["paths"]["/analyze"]["post"]["responses"]["200"]
-        analyze["content"]["application/json"]["example"] = EXAMPLE
+        document["components"]["schemas"].update({**request_schemas(), **chat_schemas(), **analysis_schemas()})
+        whole = {
+            ("/analyze", "post", "200"): EXAMPLE,
+            ("/v1/analyses", "post", "202"): QUEUED_EXAMPLE,
+            ("/v1/analyses/{analysis_id}", "get", "200"): DONE_EXAMPLE,
+        }
+        for (path, method, status), example in whole.items():
+            answer = document["paths"][path][method]["responses"][status]
+            answer["content"]["application/json"]["example"] = example
         return document
 
 
@@ -134,7 +145,12 @@ def create_app(
         catalog = AdapterCatalog(store, data, bases=bases)
         models = ModelHost(specs, load=load, catalog=catalog, max_adapters=settings.adapters_in_memory)
         jobs = JobService(settings, store, data, models, bases=bases, trainer=trainer)
-        deliverer = Deliverer(store, settings.webhook_endpoint(), poll_seconds=settings.job_poll_seconds)
+        deliverer = Deliverer(
+            store,
+            settings.webhook_endpoint(),
+            poll_seconds=settings.job_poll_seconds,
+            clients_private=settings.analysis_webhooks == "any",
+        )
         limits = UploadLimits(
             max_file_bytes=settings.max_upload_bytes,
             max_field_bytes=settings.max_field_kb * 1024,
@@ -175,7 +191,21 @@ def create_app(
             limits, max_file_bytes=settings.max_bundle_bytes, timeout_seconds=settings.bundle_timeout_seconds
         )
         app.state.bundle_inbox = Inbox(incoming, limits=bundle_limits, max_uploads=settings.max_uploads)
+        app.state.idempotency = Idempotency(store)
+        app.state.intake = Intake(
+            incoming,
+            limits=limits,
+            max_uploads=settings.max_uploads,
+            store=store,
+            data=data,
+            fetcher=app.state.fetcher,
+        )
+        analyses = AnalysisService(
+            settings, store, data, models, gate=gate, decoder=decoding, metrics=app.state.metrics
+        )
+        app.state.analyses = analyses
         jobs.start()
+        analyses.start()
         deliverer.start()
         loading = asyncio.create_task(models.load_all())
         if analyzer is not None:
@@ -187,6 +217,7 @@ def create_app(
             await asyncio.gather(loading, return_exceptions=True)
             app.state.stopping.set()
             await gate.close()
+            await asyncio.to_thread(analyses.stop)
             await asyncio.to_thread(jobs.stop)
             await asyncio.to_thread(deliverer.stop)
             await asyncio.to_thread(models.close)
@@ -218,7 +249,7 @@ def create_app(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "Retry-After", "Location", "Idempotent-Replayed"],
         )
     return app

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
+from server.analyses.intake import Intake
+from server.analyses.service import AnalysisService
 from server.auth import Principal
 from server.chat.desk import Desk
 from server.fetch import Fetcher
 from server.gate import Gate
+from server.idempotency import Idempotency
 from server.ingest import Inbox
 from server.jobs.service import JobService
 from server.layout import DataFolder
@@ -99,6 +102,18 @@ def _jobs(request: Request) -> JobService:
     return cast(JobService, request.app.state.jobs)
 
 
+def _analyses(request: Request) -> AnalysisService:
+    return cast(AnalysisService, request.app.state.analyses)
+
+
+def _intake(request: Request) -> Intake:
+    return cast(Intake, request.app.state.intake)
+
+
+def _idempotency(request: Request) -> Idempotency:
+    return cast(Idempotency, request.app.state.idempotency)
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 ModelsDep = Annotated[ModelHost, Depends(_models)]
 GateDep = Annotated[Gate, Depends(_gate)]
@@ -112,3 +127,6 @@ PrincipalDep = Annotated[Principal, Depends(_principal)]
 StoreDep = Annotated[Store, Depends(_store)]
 DataDep = Annotated[DataFolder, Depends(_data)]
 JobsDep = Annotated[JobService, Depends(_jobs)]
+AnalysesDep = Annotated[AnalysisService, Depends(_analyses)]
+IntakeDep = Annotated[Intake, Depends(_intake)]
+IdempotencyDep = Annotated[Idempotency, Depends(_idempotency)]

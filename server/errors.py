@@ -114,6 +114,10 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
             400, _INVALID, "The adapter's folder cannot be used.",
             "the adapter's folder has no adapter_model.safetensors", "lora_path",
         ),
+        "webhook_not_allowed": ErrorCode(
+            400, _INVALID, "The service does not send webhooks to that address.",
+            "webhook_url is http; allowed: https", "webhook_url",
+        ),
         "missing_api_key": ErrorCode(
             401, _AUTHENTICATION, "The request has no API key.",
             "the request has no API key; send one as Authorization: Bearer",
@@ -137,12 +141,27 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
         "job_not_found": ErrorCode(
             404, _INVALID, "There is no such fine-tuning job.", "no fine-tuning job 'ftjob-4k1x'", "fine_tuning_job_id"
         ),
+        "analysis_not_found": ErrorCode(
+            404, _INVALID, "There is no such analysis, or its time is over.", "no analysis 'analysis-4k1x'",
+            "analysis_id",
+        ),
+        "owner_not_found": ErrorCode(
+            404, _INVALID, "There is no such owner, or it is not yours.", "no owner 'bob'", "owner"
+        ),
         "method_not_allowed": ErrorCode(
             405, _INVALID, "The route does not take that method; `Allow` lists those it takes.",
             "GET is not allowed here; allowed: POST",
         ),
         "upload_timeout": ErrorCode(
             408, _INVALID, "The upload did not end in time.", "the upload was not complete after 120 s"
+        ),
+        "idempotency_in_flight": ErrorCode(
+            409, _INVALID, "A request with the same `Idempotency-Key` is still being answered.",
+            "a request with this Idempotency-Key is still being answered; try again in 5 s", "Idempotency-Key",
+        ),
+        "erasure_incomplete": ErrorCode(
+            409, _INVALID, "A trainer of the owner's still runs, so nothing was erased yet; ask again.",
+            "job ftjob-4k1x is still being stopped; nothing was erased: ask again in 5 s", "owner",
         ),
         "file_too_large": ErrorCode(
             413, _INVALID, "The file is larger than the service takes.", "the file is larger than 100 MiB", "file"
@@ -178,6 +197,14 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
             422, _INVALID, "The clip exceeds a limit on seconds, pixels, frames or streams.",
             "clip.mp4 lasts 912.0 s; allowed: 300.0 s", "file",
         ),
+        "idempotency_key_reused": ErrorCode(
+            422, _INVALID, "The `Idempotency-Key` was used for another request.",
+            "the Idempotency-Key was used for another request; take another key for this one", "Idempotency-Key",
+        ),
+        "analysis_queue_full": ErrorCode(
+            429, _LIMIT, "Too many analyses of yours wait; come back after `Retry-After` seconds.",
+            "100 of your analyses wait; allowed: 100. Try again in 40 s",
+        ),
         "busy": ErrorCode(
             429, _LIMIT, "All places are taken; come back after `Retry-After` seconds.",
             "2 clips are being analysed and 16 wait; try again in 9 s",
@@ -191,6 +218,10 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
         ),
         "internal_error": ErrorCode(
             500, _SERVER, "A fault of the service.", "internal error; the log has the details under request id 6f1c0a"
+        ),
+        "analysis_crashed": ErrorCode(
+            500, _SERVER, "The clip ended the process that analysed it, several times.",
+            "the process that analysed the clip ended, 3 times",
         ),
         "dependency_missing": ErrorCode(
             501, _SERVER, "The request needs an optional part that this service was installed without.",
@@ -295,7 +326,7 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
             },
         )
         slot["content"]["application/json"]["examples"][code] = {"summary": entry.meaning, "value": envelope(code)}
-        if code == "busy":
+        if entry.status == HTTPStatus.TOO_MANY_REQUESTS:
             slot["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
     return documented
 

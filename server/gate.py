@@ -2,7 +2,7 @@
 
 The work is blocking and runs in threads of its own. A thread cannot be stopped from outside, so work is *asked* to
 stop through `Stop` and keeps its place until it really ends: an abandoned clip never runs beside more work than the
-machine was set up for.
+machine was set up for. Work that nobody waits for has threads elsewhere and takes no place here; it begins in a lull.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ T = TypeVar("T")
 _FIRST_GUESS_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 120.0
 _SMOOTHING = 0.2
+_LOOK_SECONDS = 0.25  # how soon waiting for a lull ends when it is cancelled
 
 
 class Stop:
@@ -55,6 +56,7 @@ class Gate:
         self._places = concurrency + queue_size
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="analyze")
         self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
         self._stops: set[Stop] = set()
         self._num_running = 0
         self._mean_seconds = _FIRST_GUESS_SECONDS
@@ -119,6 +121,20 @@ class Gate:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
 
+    def await_lull(self, *, cancelled: Callable[[], bool], patience_seconds: float) -> None:
+        """Block until a place is free that nobody waits for; for work in other threads that is in no hurry.
+
+        Returns after ``patience_seconds`` in any case, so that a service that never rests does such work, too, and soon
+        after ``cancelled`` says so.
+        """
+        deadline = time.monotonic() + patience_seconds
+        with self._left:
+            while len(self._stops) >= self._concurrency and not cancelled():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                self._left.wait(min(left, _LOOK_SECONDS))
+
     async def close(self) -> None:
         """Ask all work to stop, drop what waits, and return when the threads have ended."""
         with self._lock:
@@ -143,5 +159,6 @@ class Gate:
         return Outcome(value=value, waited_seconds=started_at - queued_at, ran_seconds=ran)
 
     def _leave(self, stop: Stop, done: Future[Outcome[T]]) -> None:
-        with self._lock:
+        with self._left:
             self._stops.discard(stop)
+            self._left.notify_all()

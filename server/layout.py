@@ -5,6 +5,7 @@
     files/file-ID         what was uploaded, and the results of jobs
     incoming/             uploads on their way
     jobs/ftjob-ID/        one run directory a job; `data/` in it is the unpacked bundle
+    analyses/analysis-ID  a clip that waits to be analysed, or is being analysed
 
 Paths in the database are relative to the folder, so that it may be moved.
 """
@@ -26,7 +27,7 @@ class DataFolder:
     root: Path
 
     def create(self) -> None:
-        for folder in (self.root, self.files, self.incoming, self.jobs):
+        for folder in (self.root, self.files, self.incoming, self.jobs, self.analyses):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def bind(self, database_id: str) -> None:
@@ -65,6 +66,13 @@ class DataFolder:
     @property
     def jobs(self) -> Path:
         return self.root / "jobs"
+
+    @property
+    def analyses(self) -> Path:
+        return self.root / "analyses"
+
+    def analysis(self, analysis_id: str) -> Path:
+        return self.analyses / analysis_id
 
     def file(self, file_id: str) -> Path:
         return self.files / file_id

@@ -113,6 +113,22 @@ class Settings(BaseSettings):
         None, description="Database of files and jobs, such as postgresql+psycopg://...; SQLite in the data folder."
     )
 
+    analysis_workers: int = Field(
+        1, ge=0, description="Clips of /v1/analyses worked on at the same time; 0 leaves them to other processes."
+    )
+    analysis_queue_size: int = Field(
+        100, ge=1, description="Clips of one owner that may wait at /v1/analyses; more are told to come back."
+    )
+    analysis_timeout_seconds: float = Field(3600.0, gt=0, description="Time in which such a clip must be analysed.")
+    analysis_retention_days: float = Field(
+        7.0, gt=0, description="Age at which results of /v1/analyses are deleted, unless the request says sooner."
+    )
+    analysis_webhooks: Literal["off", "public", "any"] = Field(
+        "public",
+        description="Where requests may send webhooks: nowhere, to public https addresses, or anywhere, also in our "
+        "own network.",
+    )
+
     jobs: bool = Field(True, description="Run fine-tuning jobs in this process; others may run them if it does not.")
     job_recipe: str = Field("instruct", min_length=1, description="Recipe of `emollama train` that jobs follow.")
     job_concurrency: int = Field(1, ge=1, description="Jobs that this process runs at the same time.")
@@ -233,6 +249,10 @@ class Settings(BaseSettings):
     @property
     def chat_cache_bytes(self) -> int:
         return int(self.chat_cache_mb * _MEGABYTE)
+
+    @property
+    def analysis_retention_seconds(self) -> float:
+        return self.analysis_retention_days * _DAY_SECONDS
 
     @property
     def max_bundle_bytes(self) -> int:

@@ -5,11 +5,12 @@ from types import MappingProxyType
 
 from fastapi import APIRouter
 
-from server.routes import adapters, analyze, chat, files, fine_tuning, health, metrics, models
+from server.routes import adapters, analyses, analyze, chat, files, fine_tuning, health, metrics, models
 
 ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
     {
         "analyze": analyze.router,
+        "analyses": analyses.router,
         "chat": chat.router,
         "models": models.router,
         "adapters": adapters.router,
