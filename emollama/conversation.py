@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from emollama import evidence as ev
-from emollama.analyze import CancelledError, Understanding
-from emollama.errors import InputError
+from emollama.analyze import Understanding
+from emollama.errors import CancelledError, InputError
 from emollama.json_answers import Facts, Piece, first_document, pieces_of
 from emollama.labels import parse_label_set
 from emollama.phrases import supported_answers
 from emollama.prompt import DEFAULT_QUESTION, NOTHING_TO_JUDGE, Slots
 from emollama.questions import kinds_for
+from emollama.reply_text import ReplyText
 
 if TYPE_CHECKING:
     from emollama.analyze import Analyzer
@@ -254,14 +255,14 @@ class Conversation:
             answers = supported_answers(cues, kinds=kinds, count=_ANSWERS_OF_A_KIND)
             choices = [[renderer.encode(text) for text in answers]]
         constraint = Pieces(choices, end=renderer.stop_id)
-        text = _Text(self, asked, options)
+        text = self._text(asked, options)
         yield from self._stream(asked, self._sampling(options, index, constraint), text, options, index, cancelled)
 
     def _stream(
         self,
         asked: Asked,
         sampling: Sampling,
-        text: _Text,
+        text: ReplyText,
         options: ReplyOptions,
         index: int,
         cancelled: Callable[[], bool] | None,
@@ -290,6 +291,10 @@ class Conversation:
                 raise event.error
             yield event
 
+    def _text(self, asked: Asked, options: ReplyOptions) -> ReplyText:
+        cues, is_json = asked.reading.seen.cues, options.form.kind != "text"
+        return ReplyText(self._renderer, cues, stop=options.stop, is_json=is_json)
+
     def _sampling(
         self, options: ReplyOptions, index: int, constraint: Pieces | None, *, temperature: float | None = None
     ) -> Sampling:
@@ -305,7 +310,7 @@ class Conversation:
             num_logprobs=options.top_logprobs,
         )
 
-    def _chance(self, event: Any, text: _Text) -> TokenChance:
+    def _chance(self, event: Any, text: ReplyText) -> TokenChance:
         likely = tuple((text.of(token), p) for token, p in event.top if p > float("-inf"))
         return TokenChance(text=text.of(event.token_id), logprob=event.logprob, top=likely)
 
@@ -315,7 +320,7 @@ class Conversation:
         if asked.pieces is None and options.form.kind == "json_object":
             document = json.dumps({"emotion": None, "used": [], "absent": ["face", "voice", "words"]})
         ids = self._renderer.encode(document)
-        text = _Text(self, asked, options)
+        text = self._text(asked, options)
         for count, token in enumerate(ids[: self._longest(options)], 1):
             yield Said(index=index, text=text.add(token), num_tokens=1)
             if text.is_stopped or count == len(ids):
@@ -336,7 +341,7 @@ class Conversation:
             chosen = dataclasses.replace(options, seed=seed)
             sampling = self._sampling(chosen, index, None, temperature=temperature)
             sampling = dataclasses.replace(sampling, banned=frozenset(self._markers - allowed))
-            pieces = list(self._stream(asked, sampling, _Text(self, asked, options), options, index, cancelled))
+            pieces = list(self._stream(asked, sampling, self._text(asked, options), options, index, cancelled))
             text = "".join(piece.text for piece in pieces)
             found = ev.check_rationale(text, cues, must_state=False)
             if not found:
@@ -433,59 +438,3 @@ class Pieces:
 
 
 _WHOLE = -1  # marks, in a trie, that a sequence may end here
-
-
-class _Text:
-    """The text of a growing reply: measured values in place of slots, held back while a stop string may be coming."""
-
-    def __init__(self, conversation: Conversation, asked: Asked, options: ReplyOptions) -> None:
-        self._renderer = conversation._renderer
-        self._cues = asked.reading.seen.cues
-        self._is_json = options.form.kind != "text"
-        self._stop = options.stop
-        self._slots = Slots({}) if self._cues is None else Slots.of(self._cues)
-        if self._is_json:
-            inside = {slot: json.dumps(value, ensure_ascii=False)[1:-1] for slot, value in self._slots.values.items()}
-            self._slots = Slots(inside)
-        self._ids: list[int] = []
-        self._sent = 0
-        self._held = ""
-        self.is_stopped = False
-
-    def of(self, token: int) -> str:
-        """The text of one token by itself."""
-        return self._slots.fill(self._renderer.tokenizer.decode([token], skip_special_tokens=False))
-
-    def add(self, token: int) -> str:
-        """Take a token and return the text that is certain now."""
-        self._ids.append(token)
-        self._held = self._whole()
-        if not self._stop:
-            certain = self._held.rstrip("�").rstrip()
-        else:
-            found = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
-            if found:
-                self.is_stopped = True
-                self._held = self._held[: min(found)]
-                return self.rest()
-            certain = self._held.rstrip("�").rstrip()
-            certain = certain[: len(certain) - max(_overlap(certain, stop) for stop in self._stop)].rstrip()
-        new = certain[self._sent :]
-        self._sent = max(self._sent, len(certain))
-        return new
-
-    def rest(self) -> str:
-        """Return what was held back; nothing more comes."""
-        new = self._held[self._sent :]
-        self._sent = len(self._held)
-        return new
-
-    def _whole(self) -> str:
-        if self._is_json or self._cues is None:
-            return self._slots.fill(self._renderer.tokenizer.decode(self._ids, skip_special_tokens=False))
-        return self._renderer.decode(self._ids, self._cues)
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of a text may be the beginning of a stop string."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

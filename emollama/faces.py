@@ -17,6 +17,7 @@ import numpy as np
 from emollama.errors import InputError
 from emollama.face_detectors import Detection, FaceDetector, default_detector, overlap
 from emollama.types import Audio, Box, FaceTrack, Frames
+from emollama.watch import Check, unwatched
 
 CROP_SIZE = 96
 WHOLE_PICTURE_LONG_SIDE = 96
@@ -34,11 +35,13 @@ def track_faces(
     audio: Audio | None = None,
     crop_size: int = CROP_SIZE,
     max_faces: int = 8,
+    check: Check = unwatched,
 ) -> tuple[FaceTrack, ...]:
     """Return the faces of a clip in the order of their ids, exactly one of them ``is_main``; an empty tuple for none.
 
     The main face is the large, central, lasting one; with several faces and a voice in ``audio``, the one whose mouth
-    moves with the voice counts more. In a video a face must be seen twice to be believed.
+    moves with the voice counts more. In a video a face must be seen twice to be believed. ``check`` is asked at every
+    frame.
     """
     if crop_size < 16 or max_faces < 1:
         raise InputError(
@@ -48,10 +51,13 @@ def track_faces(
     detector = detector or default_detector()
     if frames.is_still or len(frames.times) == 1:
         return _still_faces(frames, detector, crop_size=crop_size, max_faces=max_faces)
-    paths = _believable(_follow(frames, detector), num_frames=len(frames.times))
+    paths = _believable(_follow(frames, detector, check), num_frames=len(frames.times))
     paths = sorted(paths, key=lambda path: -len(path.boxes) * path.size())[:max_faces]
     paths.sort(key=lambda path: path.first())
-    tracks = [_finish(path, frames, track_id=index, crop_size=crop_size) for index, path in enumerate(paths)]
+    tracks = []
+    for index, path in enumerate(paths):
+        check()
+        tracks.append(_finish(path, frames, track_id=index, crop_size=crop_size))
     return _choose(tracks, frames, audio)
 
 
@@ -82,10 +88,11 @@ class _Path:
         return float(np.median([box.width for box in self.boxes.values()]))
 
 
-def _follow(frames: Frames, detector: FaceDetector) -> list[_Path]:
+def _follow(frames: Frames, detector: FaceDetector, check: Check) -> list[_Path]:
     paths: list[_Path] = []
     last_search, last_thorough, last_thumb = -np.inf, -np.inf, None
     for index, (image, time) in enumerate(zip(frames.images, frames.times, strict=True)):
+        check()
         thumb = cv2.resize(image, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32)
         is_cut = last_thumb is not None and _is_cut(last_thumb, thumb)
         last_thumb = thumb

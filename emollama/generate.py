@@ -107,6 +107,7 @@ class Engine:
         self._replies: dict[str, _Reply] = {}
         self._queue_lock = threading.Lock()  # guards the queues, held for moments
         self._step_lock = threading.Lock()  # held while a step computes
+        self._left: deque[_Reply] = deque()  # running replies whose readers have left
         self._turn = threading.Lock()  # guards who steps and who sleeps, held for moments
         self._is_stepping = False
         self._sleepers: list[_Reply] = []
@@ -145,7 +146,8 @@ class Engine:
             self._leave_early(events)
             self._admit(events)
             self._decode(events)
-            return events
+        self._let_go()
+        return events
 
     def stream(self, request: Request) -> Generator[Event, None, None]:
         """Yield the events of one request until its end; closing the iterator cancels the request."""
@@ -160,7 +162,24 @@ class Engine:
                         return
                 self._step_or_sleep(reply)
         finally:
-            self.cancel(reply.request_id)
+            if self.cancel(reply.request_id):
+                self._left.append(reply)
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Drop the rows of replies that nobody reads any more; during a step, whoever computes it does so after it.
+
+        There may be no further step, and a row holds memory. This waits for no lock: a generator may be closed by the
+        garbage collector, wherever its thread is.
+        """
+        while self._left and self._step_lock.acquire(blocking=False):
+            try:
+                for reply in [self._left.popleft() for _ in range(len(self._left))]:
+                    if reply in self._running:
+                        self._remove(self._running.index(reply))
+                        self._replies.pop(reply.request_id, None)
+            finally:
+                self._step_lock.release()
 
     def _step_or_sleep(self, reply: _Reply) -> None:
         """Return when the reply's mailbox may hold something: somebody else's step filled it, or this thread's did.

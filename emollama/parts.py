@@ -1,11 +1,14 @@
 """What an analyzer is made of: the protocols of its parts, and the record that holds them.
 
+A part whose work may be long asks ``check`` every few tenths of a second; it raises when the work is not wanted any
+more (`emollama.watch`).
+
 Tests hand in stand-ins; `emollama.assemble` builds the real ones. Nothing here computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +18,7 @@ from emollama.adapter import Answers
 from emollama.calibration import Calibration
 from emollama.prompt import Renderer
 from emollama.types import Audio, FaceReadings, FaceTrack, Features, Frames, Transcript, VoiceReadings
+from emollama.watch import Check, unwatched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,30 +57,43 @@ class Engine(Protocol):
         seed: int,
         banned: frozenset[int],
         choices: Sequence[Sequence[int]] | None = None,
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """Continue the first row by ``ids`` and yield new tokens up to, without, the stop token; none of ``banned``.
 
-        With ``choices`` the tokens are those of one of these sequences, chosen token by token.
+        With ``choices`` the tokens are those of one of these sequences, chosen token by token. Closing the generator
+        gives up the reply and what is held for it.
         """
         ...
 
 
 class FaceReader(Protocol):
-    def read(self, crops: np.ndarray, times: np.ndarray, track_id: int) -> tuple[FaceReadings, Features]: ...
+    def read(
+        self, crops: np.ndarray, times: np.ndarray, track_id: int, *, check: Check = unwatched
+    ) -> tuple[FaceReadings, Features]: ...
 
 
 class VoiceReader(Protocol):
-    def read(self, audio: Audio, readings: VoiceReadings) -> tuple[VoiceReadings, Features | None]: ...
+    def read(
+        self, audio: Audio, readings: VoiceReadings, *, check: Check = unwatched
+    ) -> tuple[VoiceReadings, Features | None]: ...
+
+
+class VoiceMeter(Protocol):
+    """Sound -> where there is a voice, and its measures."""
+
+    def __call__(self, audio: Audio, *, check: Check = unwatched) -> VoiceReadings: ...
 
 
 class Tracker(Protocol):
-    def __call__(self, frames: Frames, *, audio: Audio | None = None) -> tuple[FaceTrack, ...]: ...
+    def __call__(
+        self, frames: Frames, *, audio: Audio | None = None, check: Check = unwatched
+    ) -> tuple[FaceTrack, ...]: ...
 
 
 class Recogniser(Protocol):
     """Audio -> words; ``None`` when nothing was said."""
 
-    def __call__(self, audio: Audio, *, language: str | None = None) -> Transcript | None: ...
+    def __call__(self, audio: Audio, *, language: str | None = None, check: Check = unwatched) -> Transcript | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +109,7 @@ class Parts:
     engine: Engine
     face: FaceReader
     voice: VoiceReader
-    measure_voice: Callable[[Audio], VoiceReadings]
+    measure_voice: VoiceMeter
     track_faces: Tracker
     calibration: Calibration = field(default_factory=Calibration)
     recogniser: Callable[[str], Recogniser] | None = None

@@ -34,6 +34,7 @@ from scipy import fft, ndimage, signal
 
 from emollama.errors import InputError
 from emollama.types import Audio, VoiceReadings, VoiceSegment
+from emollama.watch import Check, unwatched
 
 SAMPLE_RATE = 16_000
 HOP = 160  # 10 ms
@@ -118,10 +119,13 @@ class VoiceFrames:
         return len(self.loudness_db)
 
 
-def measure(audio: Audio) -> VoiceReadings:
-    """Find the voice in a sound and measure it; no segments and no functionals when there is none."""
+def measure(audio: Audio, *, check: Check = unwatched) -> VoiceReadings:
+    """Find the voice in a sound and measure it; no segments and no functionals when there is none.
+
+    ``check`` is asked every few tens of seconds of sound.
+    """
     samples = mono_16k(audio)
-    frames = measure_frames(samples)
+    frames = measure_frames(samples, check=check)
     spans = find_voice(frames)
     if not spans:
         return VoiceReadings(voiced_seconds=0.0, segments=())
@@ -146,7 +150,7 @@ def mono_16k(audio: Audio) -> np.ndarray:
 # ---- frames -------------------------------------------------------------------------------------------------------
 
 
-def measure_frames(samples: np.ndarray) -> VoiceFrames:
+def measure_frames(samples: np.ndarray, *, check: Check = unwatched) -> VoiceFrames:
     """Measure every 10 ms of mono 16 kHz samples [S]: T = S // 160 + 1 frames."""
     num_frames = len(samples) // HOP + 1
     centred = samples - samples.mean() if len(samples) else samples
@@ -173,12 +177,12 @@ def measure_frames(samples: np.ndarray) -> VoiceFrames:
         "long": sliding_window_view(scaled, _LONG)[long][:num_frames],
         "low": sliding_window_view(low, _LONG)[long][:num_frames],
     }
-    lags, dips = _blockwise(blocks["low"], _pitch_candidates)
+    lags, dips = _blockwise(blocks["low"], _pitch_candidates, check)
     pitch_hz, dip = _choose_pitch(lags, dips)
     voiced = _voicing(dip, loudness_db, level_db)
 
-    descriptors, mfcc = _spectral_descriptors(blocks["short"], pitch_hz)
-    harmonic = _blockwise_pitch(blocks["long"], pitch_hz)
+    descriptors, mfcc = _spectral_descriptors(blocks["short"], pitch_hz, check)
+    harmonic = _blockwise_pitch(blocks["long"], pitch_hz, check)
     descriptors["h1_h2_db"] = harmonic[0]
     descriptors["hnr_db"] = 10 * np.log10(np.clip(1 - dip, 0.01, 0.999) / np.clip(dip, 0.001, 0.99))
     descriptors["jitter"] = _perturbation(1 / pitch_hz, relative=True)
@@ -211,9 +215,12 @@ def _silence(loudness_db: np.ndarray) -> VoiceFrames:
 
 
 def _blockwise(
-    windows: np.ndarray, function: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    windows: np.ndarray, function: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], check: Check
 ) -> tuple[np.ndarray, np.ndarray]:
-    parts = [function(windows[start : start + _BLOCK]) for start in range(0, len(windows), _BLOCK)]
+    parts = []
+    for start in range(0, len(windows), _BLOCK):
+        check()
+        parts.append(function(windows[start : start + _BLOCK]))
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
@@ -273,10 +280,13 @@ def _voicing(dip: np.ndarray, loudness_db: np.ndarray, level_db: float) -> np.nd
     return opened & audible
 
 
-def _spectral_descriptors(windows: np.ndarray, pitch_hz: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _spectral_descriptors(
+    windows: np.ndarray, pitch_hz: np.ndarray, check: Check
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Everything that is read off the spectra of windows [T, 400], block by block: name -> [T], and MFCC [T, 13]."""
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(windows), _BLOCK):
+        check()
         lead = min(start, 1)  # the flux wants the frame before
         part = slice(start - lead, start + _BLOCK)
         power = np.abs(fft.rfft(windows[part] * _HANN, _FFT)) ** 2 + np.float32(1e-6)  # 50 dB under the voice
@@ -339,12 +349,13 @@ def _slope(values: np.ndarray, x: np.ndarray) -> np.ndarray:
     return slope
 
 
-def _blockwise_pitch(windows: np.ndarray, pitch_hz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _blockwise_pitch(windows: np.ndarray, pitch_hz: np.ndarray, check: Check) -> tuple[np.ndarray, np.ndarray]:
     """First minus second harmonic in dB [T], and the share of the power above the first harmonic [T]."""
     step = SAMPLE_RATE / _LONG
     h1_h2 = np.empty(len(windows), np.float32)
     share = np.empty(len(windows), np.float32)
     for start in range(0, len(windows), _BLOCK):
+        check()
         f0 = pitch_hz[start : start + _BLOCK]
         power = np.abs(fft.rfft(windows[start : start + _BLOCK] * _HANN_LONG, _LONG)) ** 2 + 1e-6
         rows = np.arange(len(f0))

@@ -17,6 +17,7 @@ import numpy as np
 from emollama.errors import DependencyError, InputError
 from emollama.subtitles import read_subtitles
 from emollama.types import Audio, Transcript, TranscriptSegment
+from emollama.watch import Check, unwatched
 
 if TYPE_CHECKING:
     from emollama.encoders.whisper import WhisperEncoder
@@ -31,7 +32,7 @@ class Transcriber(Protocol):
 
     name: str
 
-    def __call__(self, audio: Audio, *, language: str | None = None) -> Transcript | None: ...
+    def __call__(self, audio: Audio, *, language: str | None = None, check: Check = unwatched) -> Transcript | None: ...
 
 
 class GivenTranscript:
@@ -42,7 +43,7 @@ class GivenTranscript:
     def __init__(self, transcript: Transcript) -> None:
         self._transcript = transcript
 
-    def __call__(self, audio: Audio, *, language: str | None = None) -> Transcript | None:
+    def __call__(self, audio: Audio, *, language: str | None = None, check: Check = unwatched) -> Transcript | None:
         return self._transcript
 
 
@@ -53,10 +54,10 @@ class WhisperTranscriber:
         self._encoder = encoder
         self.name = encoder.name
 
-    def __call__(self, audio: Audio, *, language: str | None = None) -> Transcript | None:
+    def __call__(self, audio: Audio, *, language: str | None = None, check: Check = unwatched) -> Transcript | None:
         if len(audio.samples) == 0 or float(np.abs(audio.samples).max()) < _SILENCE:
             return None
-        return self._encoder.hear(audio, language=language).transcript
+        return self._encoder.hear(audio, language=language, check=check).transcript
 
 
 def load_transcriber(name: str, *, download: bool = True, device: str = "cpu") -> WhisperTranscriber:

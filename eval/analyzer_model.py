@@ -21,6 +21,7 @@ import numpy as np
 from emollama.errors import InputError
 from emollama.labels import GOEMOTIONS_28, canonical
 from emollama.prompt import DEFAULT_QUESTION
+from emollama.watch import Check, unwatched
 from eval.ask import LETTERS, Answer, Given
 from eval.series import affect_at, labels_at
 from eval.task import EvalTask
@@ -234,13 +235,13 @@ class _Last:
         self._function = function
         self._kept = threading.local()
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
+    def __call__(self, *arguments: Any, check: Check = unwatched, **named: Any) -> Any:
         given = (*arguments, *named.values())
         kept: list[tuple[list[Callable[[Any], bool]], Any]] = getattr(self._kept, "answers", [])
         for known, answer in kept:
             if len(known) == len(given) and all(is_it(value) for is_it, value in zip(known, given, strict=True)):
                 return answer
-        answer = self._function(*arguments, **named)
+        answer = self._function(*arguments, check=check, **named)
         self._kept.answers = [*kept[-1:], ([_identity(value) for value in given], answer)]
         return answer
 

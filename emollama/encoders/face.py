@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from emollama.errors import CheckpointError, InputError, UnknownNameError
 from emollama.labels import HSEMOTION_8, NANO_LABELS
 from emollama.types import FaceReadings, Features
+from emollama.watch import Check, unwatched
 
 MAX_TOKENS = 8
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -216,7 +217,7 @@ def preprocess(crops: np.ndarray, config: FaceModelConfig) -> Tensor:
 class FaceEncoder:
     """Reads a track's crops: expression, valence and arousal over time, and at most eight tokens for the backbone."""
 
-    def __init__(self, model: FaceModel, *, name: str, batch_size: int = 64, flip: bool = True) -> None:
+    def __init__(self, model: FaceModel, *, name: str, batch_size: int = 16, flip: bool = True) -> None:
         self.model = model.eval().to(memory_format=torch.channels_last)  # about a seventh faster on a CPU
         self.config = model.config
         self.name = name
@@ -274,14 +275,18 @@ class FaceEncoder:
         path.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n")
 
     @torch.inference_mode()
-    def embed(self, crops: np.ndarray) -> FaceRead:
-        """Read RGB crops [T, S, S, 3] uint8; with ``flip`` each is read with its mirror image, and the two averaged."""
+    def embed(self, crops: np.ndarray, *, check: Check = unwatched) -> FaceRead:
+        """Read RGB crops [T, S, S, 3] uint8; with ``flip`` each is read with its mirror image, and the two averaged.
+
+        ``check`` is asked before every batch.
+        """
         width, n = self.model.embedding_width, len(self.config.labels)
         if not len(crops):
             return FaceRead(*(np.zeros((0, k), np.float32) for k in (width, n, 2)))
         device = self.model.head.weight.device
         parts = []
         for start in range(0, len(crops), self.batch_size):
+            check()
             pictures = preprocess(crops[start : start + self.batch_size], self.config).to(device)
             count = len(pictures)
             if self.flip:
@@ -301,12 +306,14 @@ class FaceEncoder:
             )
         return FaceRead(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
 
-    def read(self, crops: np.ndarray, times: np.ndarray, track_id: int) -> tuple[FaceReadings, Features]:
+    def read(
+        self, crops: np.ndarray, times: np.ndarray, track_id: int, *, check: Check = unwatched
+    ) -> tuple[FaceReadings, Features]:
         """Read a track: crops [T, S, S, 3] uint8 at ``times`` [T] seconds -> readings over time and pooled tokens."""
         times = np.asarray(times, np.float64)
         if len(crops) != len(times) or not len(crops):
             raise InputError(f"a track of {len(crops)} crops and {len(times)} times cannot be read", field="crops")
-        embedding, log_probabilities, va = self.embed(crops)
+        embedding, log_probabilities, va = self.embed(crops, check=check)
         readings = FaceReadings(
             track_id=track_id,
             times=times,

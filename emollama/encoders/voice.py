@@ -30,6 +30,7 @@ from emollama.errors import CheckpointError, InputError
 from emollama.labels import EMODB_6
 from emollama.prosody import FUNCTIONAL_NAMES, SAMPLE_RATE, mono_16k
 from emollama.types import Audio, Features, VoiceReadings
+from emollama.watch import Check, unwatched
 
 WINDOW_FRAMES = 1000  # 10 s
 MAX_WINDOWS = 18  # of longer speech, windows spread evenly over it are heard
@@ -244,15 +245,18 @@ class VoiceEncoder:
         document |= {"figures": dict(figures)} if figures else {}
         path.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n")
 
-    def read(self, audio: Audio, readings: VoiceReadings) -> tuple[VoiceReadings, Features | None]:
+    def read(
+        self, audio: Audio, readings: VoiceReadings, *, check: Check = unwatched
+    ) -> tuple[VoiceReadings, Features | None]:
         """Judge a sound that `prosody.measure` has measured; no voice gives the readings back and no features.
 
-        The token [1, C + F] is the log-probabilities and the standardised functionals times `TOKEN_SCALE`.
+        The token [1, C + F] is the log-probabilities and the standardised functionals times `TOKEN_SCALE`. ``check`` is
+        asked before every window of ten seconds.
         """
         if not readings.segments or readings.functionals is None:
             return readings, None
         windows = voiced_windows(mono_16k(audio), spans_of(audio, readings))
-        log_probabilities = self.log_probabilities(windows, readings.functionals)
+        log_probabilities = self.log_probabilities(windows, readings.functionals, check=check)
         member = self.members[0]
         assert isinstance(member, VoiceMember)
         standardised = member.standardise(torch.from_numpy(readings.functionals)).numpy()
@@ -261,12 +265,15 @@ class VoiceEncoder:
         return judged, Features(encoder=self.name, tokens=token)
 
     @torch.inference_mode()
-    def log_probabilities(self, windows: Sequence[Tensor], functionals: np.ndarray) -> np.ndarray:
+    def log_probabilities(
+        self, windows: Sequence[Tensor], functionals: np.ndarray, *, check: Check = unwatched
+    ) -> np.ndarray:
         """Log-probabilities [C] of windows [80, T]; windows count by their length."""
         total = sum(w.shape[1] for w in windows)
         mean = torch.zeros(len(self.config.labels))
         raw = torch.from_numpy(np.asarray(functionals, np.float32))[None]
         for window in windows:
+            check()
             for member in self.members:
                 assert isinstance(member, VoiceMember)
                 logits = member(window[None], member.standardise(raw)).logits[0]

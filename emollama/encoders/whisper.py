@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from emollama.errors import CheckpointError, DependencyError, InputError, UnknownNameError
 from emollama.prosody import mono_16k
 from emollama.types import Audio, Features, Transcript, TranscriptSegment
+from emollama.watch import Check, unwatched
 
 SAMPLE_RATE = 16_000
 NUM_FFT = 400
@@ -240,14 +242,20 @@ class WhisperEncoder:
             raise UnknownNameError("whisper model", name, official)
         return cls(_build(whisper, read_checkpoint(file), heads).to(device), name=f"whisper-{file.stem}")
 
-    def hear(self, audio: Audio, *, language: str | None = None, transcribe: bool = True) -> Heard:
-        """Encode a sound once and, unless told not to, decode its words from the same features."""
+    def hear(
+        self, audio: Audio, *, language: str | None = None, transcribe: bool = True, check: Check = unwatched
+    ) -> Heard:
+        """Encode a sound once and, unless told not to, decode its words from the same features.
+
+        ``check`` is asked before every window of thirty seconds and every token.
+        """
         whisper = _package()
         samples = torch.from_numpy(mono_16k(audio))
         device = next(self.model.parameters()).device
         window = self.model.dims.n_audio_ctx * 2 * HOP
         tokens, segments = [], []
         for start in range(0, max(1, len(samples)), window):
+            check()
             piece = samples[start : start + window]
             mel = log_mel(F.pad(piece, (0, window - len(piece))), num_mels=self.model.dims.n_mels).to(device)
             with torch.inference_mode():
@@ -255,7 +263,8 @@ class WhisperEncoder:
                 tokens.append(features[0, : max(1, -(-len(piece) // (2 * HOP)))].float().cpu().numpy())
                 if transcribe:
                     options = whisper.DecodingOptions(language=language, fp16=False)
-                    result = whisper.decode(self.model, features, options)[0]
+                    with _asked(self.model.decoder, check):
+                        result = whisper.decode(self.model, features, options)[0]
                     language = language or result.language
                     if result.no_speech_prob <= 0.6 or result.avg_logprob >= -1.0:
                         offset = audio.start + start / SAMPLE_RATE
@@ -280,6 +289,16 @@ class WhisperEncoder:
                 segments.append(TranscriptSegment(start=offset + begin, end=offset + max(at, begin), text=text))
             words, begin = [], at
         return segments
+
+
+@contextmanager
+def _asked(decoder: nn.Module, check: Check) -> Iterator[None]:
+    """Have the decoder ask before it computes a token; the package's own loop asks nobody."""
+    hook = decoder.register_forward_pre_hook(lambda module, inputs: check())
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class FakeEngine:
 class FakeFace:
     """Reads the expression that each crop's first pixel names."""
 
-    def read(self, crops: np.ndarray, times: np.ndarray, track_id: int) -> tuple[FaceReadings, Features]:
+    def read(self, crops: np.ndarray, times: np.ndarray, track_id: int, *, check) -> tuple[FaceReadings, Features]:
         table = np.full((len(crops), 8), 0.02)
         for row, crop in enumerate(crops):
             table[row, int(crop[0, 0, 0])] = 1 - 7 * 0.02
@@ -91,7 +91,7 @@ class FakeVoice:
     def __init__(self, label: str = "anger") -> None:
         self.label = label
 
-    def read(self, audio: Audio, readings: VoiceReadings) -> tuple[VoiceReadings, Features | None]:
+    def read(self, audio: Audio, readings: VoiceReadings, *, check) -> tuple[VoiceReadings, Features | None]:
         table = np.full(6, 0.05)
         table[EMODB_6.index(self.label)] = 0.75
         token = np.zeros((1, 8), np.float32)
@@ -99,7 +99,7 @@ class FakeVoice:
         return dataclasses.replace(readings, labels=EMODB_6, probabilities=table), Features(encoder="v", tokens=token)
 
 
-def hear(audio: Audio) -> VoiceReadings:
+def hear(audio: Audio, *, check) -> VoiceReadings:
     """Voice wherever the sound is not silent."""
     if not np.any(audio.samples):
         return VoiceReadings(voiced_seconds=0.0, segments=())
@@ -111,7 +111,7 @@ def hear(audio: Audio) -> VoiceReadings:
 
 
 def tracker(*tracks: Sequence[str]) -> Callable[..., tuple[FaceTrack, ...]]:
-    def track_faces(frames: Frames, *, audio: Audio | None = None) -> tuple[FaceTrack, ...]:
+    def track_faces(frames: Frames, *, audio: Audio | None = None, check) -> tuple[FaceTrack, ...]:
         found = []
         for number, expressions in enumerate(tracks):
             crops = np.zeros((len(expressions), 4, 4, 3), np.uint8)
@@ -373,7 +373,7 @@ def test_a_recogniser_is_asked_only_when_named_and_only_without_words():
     heard = []
 
     def recogniser(name: str):
-        def listen(audio: Audio, *, language: str | None = None) -> Transcript | None:
+        def listen(audio: Audio, *, language: str | None = None, check) -> Transcript | None:
             heard.append((name, language))
             text = "I hate this" if len(heard) == 1 else " "
             return Transcript(

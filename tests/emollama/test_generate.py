@@ -151,8 +151,10 @@ def test_closing_a_stream_cancels_it(runtime: Runtime) -> None:
     engine = Engine(runtime)
     stream = engine.stream(Request(row=prompts()[0], sampling=Sampling(max_tokens=50, banned=frozenset({2}))))
     next(stream)
+    assert engine.num_running == 1
     stream.close()
-    assert [event.reason for event in engine.step()] == ["cancelled"]
+    assert engine.num_running == 0  # at once: there may be no further step
+    assert engine.step() == []
 
 
 def test_a_full_queue_says_when_to_come_back(runtime: Runtime) -> None:

@@ -89,7 +89,7 @@ class Encoder:
     name = "whisper-fake"
     heard = 0
 
-    def hear(self, audio, *, language=None):
+    def hear(self, audio, *, language=None, check=None):
         self.heard += 1
         return types.SimpleNamespace(transcript=Transcript(text="hello", language=language, source="asr"))
 

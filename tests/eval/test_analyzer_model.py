@@ -198,7 +198,7 @@ def test_ablation_tracks_and_encodes_a_clip_once(sample: Clip) -> None:
 def test_what_is_remembered_belongs_to_the_clip() -> None:
     calls = []
 
-    def track(frames: Any, *, audio: Any = None) -> Any:
+    def track(frames: Any, *, audio: Any = None, check: Any = None) -> Any:
         calls.append(frames)
         return (len(calls),)
 
