@@ -172,14 +172,34 @@ def analyzer_type() -> type[FakeAnalyzer]:
     return FakeAnalyzer
 
 
+@pytest.fixture(scope="session")
+def remote(pytestconfig: pytest.Config) -> Iterator[Callable[[Any], Any]]:
+    """Under --ray, puts an analyzer behind a cluster: the door is what the tests call, and they see no difference."""
+    if not pytestconfig.getoption("--ray"):
+        yield lambda analyzer: analyzer
+        return
+    sys.path.insert(0, str(pytestconfig.rootpath))  # the replicas' stand-ins are found by their module's name
+    from tests.server.ray.cluster import Cluster
+
+    cluster = Cluster()
+    yield cluster.stage.remote
+    cluster.close()
+
+
+def loading(load: Any, remote: Callable[[Any], Any]) -> Any:
+    """Return ``load`` with what it loads behind a cluster, where there is one."""
+    return None if load is None else lambda spec: remote(load(spec))
+
+
 @pytest.fixture
-def service(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Service]]:
+def service(tmp_path: Path, remote: Any) -> Callable[..., contextlib.AbstractAsyncContextManager[Service]]:
     """``async with service(analyzer, max_upload_mb=1) as s: await s.client.post(...)``."""
 
     @contextlib.asynccontextmanager
     async def start(analyzer: FakeAnalyzer | None = None, load: Any = None, **settings: Any) -> AsyncIterator[Service]:
         fake = analyzer or FakeAnalyzer()
-        app = create_app(Settings(temp_dir=tmp_path, **settings), None if load else fake, load=load)
+        given = None if load else remote(fake)
+        app = create_app(Settings(temp_dir=tmp_path, **settings), given, load=loading(load, remote))
         transport = httpx.ASGITransport(app=app)
         async with app.router.lifespan_context(app):
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -287,9 +307,9 @@ def start_fine_tuning(services: LiveServices, data: Path, **settings: Any) -> Fi
 
 
 @pytest.fixture
-def fine_tuning(tmp_path: Path, tmp_path_factory: Any) -> Iterator[Callable[..., FineTuning]]:
+def fine_tuning(tmp_path: Path, tmp_path_factory: Any, remote: Any) -> Iterator[Callable[..., FineTuning]]:
     """``fine_tuning(job_concurrency=2)`` starts a service whose jobs are run by a stand-in for the trainer."""
-    services, started = LiveServices(tmp_path), []
+    services, started = LiveServices(tmp_path, remote), []
 
     def start(data: Path | None = None, **settings: Any) -> FineTuning:
         started.append(start_fine_tuning(services, data or tmp_path_factory.mktemp("data"), **settings))
@@ -302,9 +322,9 @@ def fine_tuning(tmp_path: Path, tmp_path_factory: Any) -> Iterator[Callable[...,
 
 
 @pytest.fixture(scope="module")
-def queueing(tmp_path_factory: Any) -> Iterator[FineTuning]:
+def queueing(tmp_path_factory: Any, remote: Any) -> Iterator[FineTuning]:
     """A service for a whole module that takes jobs and runs none."""
-    services = LiveServices(tmp_path_factory.mktemp("temp"))
+    services = LiveServices(tmp_path_factory.mktemp("temp"), remote)
     started = start_fine_tuning(services, tmp_path_factory.mktemp("data"), jobs=False)
     yield started
     started.client.close()
@@ -355,15 +375,16 @@ def manifest() -> Callable[..., bytes]:
 class LiveServices:
     """Services over real sockets; `stop` ends all that were started."""
 
-    def __init__(self, temp_dir: Path) -> None:
-        self._temp_dir = temp_dir
+    def __init__(self, temp_dir: Path, remote: Callable[[Any], Any]) -> None:
+        self._temp_dir, self._remote = temp_dir, remote
         self._running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(self, analyzer: FakeAnalyzer | None = None, load: Any = None, **settings: Any) -> LiveService:
         fake = analyzer or FakeAnalyzer()
         port = free_port()
         given = Settings(temp_dir=self._temp_dir, port=port, **settings)
-        app = create_app(given, None if load else fake, load=load, trainer=FAKE_TRAINER)
+        answering = None if load else self._remote(fake)
+        app = create_app(given, answering, load=loading(load, self._remote), trainer=FAKE_TRAINER)
         config = uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)
@@ -380,17 +401,17 @@ class LiveServices:
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> Iterator[Callable[..., LiveService]]:
+def live(tmp_path: Path, remote: Any) -> Iterator[Callable[..., LiveService]]:
     """``live(analyzer, max_upload_mb=1)`` starts uvicorn on a free port; all are stopped at the end of the test."""
-    services = LiveServices(tmp_path)
+    services = LiveServices(tmp_path, remote)
     yield services.start
     services.stop()
 
 
 @pytest.fixture(scope="module")
-def module_live(tmp_path_factory: Any) -> Iterator[Callable[..., LiveService]]:
+def module_live(tmp_path_factory: Any, remote: Any) -> Iterator[Callable[..., LiveService]]:
     """The same for all tests of a module."""
-    services = LiveServices(tmp_path_factory.mktemp("temp"))
+    services = LiveServices(tmp_path_factory.mktemp("temp"), remote)
     yield lambda *given, **settings: services.start(*given, **{"data_dir": tmp_path_factory.mktemp("data"), **settings})
     services.stop()
 

@@ -129,6 +129,7 @@ async def test_an_error_of_the_work_has_its_status(
         assert (await s.client.post("/analyze", files=CLIP)).status_code == 200
 
 
+@pytest.mark.in_process(reason="only an encoder has the file")
 async def test_paths_of_the_machine_stay_inside(service: Any, analyzer_type: Any) -> None:
     class Telling(analyzer_type):  # type: ignore[misc]
         def analyze(self, source: Any, **options: Any) -> Any:

@@ -297,6 +297,7 @@ def test_a_file_name_is_a_name_only(given: str, kept: str) -> None:
     assert safe_name(given) == kept
 
 
+@pytest.mark.in_process(reason="only an encoder has the file")
 async def test_the_name_of_the_client_is_never_a_path(service: Any) -> None:
     async with service() as s:
         files = {"file": ("../../../tmp/evil.sh;rm", b"x")}

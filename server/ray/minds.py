@@ -1,0 +1,161 @@
+"""The decoders' half of an analyzer: models and adapters in memory, which judge and speak of what encoders read.
+
+An adapter comes with the first request that names it and stays while it is among those asked most recently. A clip that
+is chatted about is prefilled once a replica: the prompts of recent clips are kept, and a replica that does not have one
+computes it from the perception that comes with every question.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emollama.errors import CheckpointError
+from server.ray.senses import Perception, with_recorded_senses
+from server.ray.wire import AskedFacts, Inquiry, Model, ReadingFacts, Wish
+
+if TYPE_CHECKING:
+    from emollama.analyze import Analyzer
+    from emollama.conversation import Reading
+    from server.ray.plan import Plan
+
+_READINGS = 64  # prompts of clips that are kept a model
+
+
+class Minds:
+    """The analyzers of one replica; any number of threads may ask."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()  # one at a time: two would need twice the memory
+        self._base = self._load(None, None)
+        self._adapters: OrderedDict[tuple[str, str | None], Analyzer] = OrderedDict()
+
+    def admit(self, model: Model) -> None:
+        """Load a model strictly, if it is not here; raises what is wrong with it."""
+        self._analyzer(model)
+
+    def analyze(
+        self, model: Model, perception: Perception | None, wish: Wish, cancelled: Callable[[], bool]
+    ) -> Iterator[Any]:
+        """Yield what `Analyzer.stages` does for a clip that encoders read; ``None`` is no clip, but words alone."""
+        yield from self._analyzer(model).stages(
+            None if perception is None else perception.recorded_clip(),
+            name=wish.name,
+            transcript=wish.transcript,
+            labels=wish.labels,
+            language=wish.language,
+            timeline=wish.timeline,
+            cancelled=cancelled,
+        )
+
+    def read(
+        self, model: Model, perception: Perception, wish: Wish, cancelled: Callable[[], bool]
+    ) -> Iterator[ReadingFacts]:
+        """Yield what a door must know of a clip that will be chatted about."""
+        reading = self._reading(model, perception, wish, cancelled)
+        yield ReadingFacts(num_tokens=reading.num_tokens, warnings=reading.seen.warnings, ms=reading.ms)
+
+    def converse(
+        self,
+        model: Model,
+        perception: Perception,
+        wish: Wish,
+        state: Any,
+        inquiry: Inquiry,
+        cancelled: Callable[[], bool],
+    ) -> Iterator[Any]:
+        """Yield `AskedFacts`, then the pieces of the replies."""
+        from emollama.conversation import conversation_of
+
+        conversation = conversation_of(self._analyzer(model))
+        reading = self._reading(model, perception, wish, cancelled)
+        asked = conversation.ask(reading, inquiry.question, turns=inquiry.turns, options=inquiry.options)
+        yield AskedFacts(num_tokens=asked.num_tokens, num_dropped=asked.num_dropped, ms=asked.ms)
+        yield from conversation.replies(asked, inquiry.options, cancelled=cancelled)
+
+    def check(self) -> None:
+        """Compute something small; raises when the model cannot answer any more."""
+        self._base.judge({"words": "a word"}, self._base.labels)
+
+    def _reading(self, model: Model, perception: Perception, wish: Wish, cancelled: Callable[[], bool]) -> Reading:
+        from emollama.conversation import conversation_of
+
+        analyzer = self._analyzer(model)
+        kept = analyzer.attachments.setdefault(_Readings, _Readings())
+        key = (perception.digest, wish)
+        reading = kept.get(key)
+        if reading is None:
+            reading = conversation_of(analyzer).read(
+                perception.recorded_clip(), name=wish.name, transcript=wish.transcript, cancelled=cancelled
+            )
+            kept.put(key, reading)
+        return reading
+
+    def _analyzer(self, model: Model) -> Analyzer:
+        if model.base != self._plan.model:
+            raise CheckpointError(
+                f"the decoders were started with the model {self._plan.model!r}, not {model.base!r}; give every door "
+                "the same settings",
+                field="model",
+            )
+        if model.adapter is None:
+            return self._base
+        key = (model.adapter, model.name)
+        with self._loading:
+            with self._lock:
+                if key in self._adapters:
+                    self._adapters.move_to_end(key)
+                    return self._adapters[key]
+            analyzer = self._load(*_unreferenced(model))
+            with self._lock:
+                self._adapters[key] = analyzer
+                while len(self._adapters) > self._plan.adapters_in_memory:
+                    self._adapters.popitem(last=False)
+            return analyzer
+
+    def _load(self, name: str | None, packed: Any) -> Analyzer:
+        from emollama.analyze import Analyzer
+        from emollama.assemble import load_parts
+
+        if packed is None:
+            return Analyzer(with_recorded_senses(load_parts(self._plan.model, device=self._plan.device)))
+        with tempfile.TemporaryDirectory(prefix="emollama-adapter-") as folder:
+            packed.unpack(Path(folder))
+            parts = load_parts(self._plan.model, adapter=folder, device=self._plan.device)
+        # The folder's own name says nothing; an answer names the adapter as the request did.
+        return Analyzer(with_recorded_senses(dataclasses.replace(parts, adapter=name)))
+
+
+class _Readings:
+    """Prompts of clips, the most recently asked ones."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Any, Reading] = OrderedDict()
+
+    def get(self, key: Any) -> Reading | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: Any, reading: Reading) -> None:
+        with self._lock:
+            self._kept[key] = reading
+            while len(self._kept) > _READINGS:
+                self._kept.popitem(last=False)
+
+
+def _unreferenced(model: Model) -> tuple[str | None, Any]:
+    """Return an adapter's name and its files, which are fetched from the object store of the door's machine."""
+    import ray
+
+    (reference,) = model.packed
+    return model.name, ray.get(reference)
