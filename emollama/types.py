@@ -274,20 +274,21 @@ class Analysis:
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return plain JSON types. ``valence``, ``arousal`` and ``affect_source`` stand at the top level."""
-        document = _plain(self)
+        document = plain(self)
         affect = document.pop("affect")
         document["valence"], document["arousal"] = affect["valence"], affect["arousal"]
         document["affect_source"] = affect["source"]
         return document
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return dataclasses, mappings, sequences and arrays as plain JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):
