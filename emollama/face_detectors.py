@@ -9,9 +9,10 @@ What the cascades do not see: faces turned by more than about 30 degrees in the 
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,15 +39,26 @@ class FaceDetector(Protocol):
 
     name: str
 
-    def detect(self, image: np.ndarray, *, near: Box | None = None, thorough: bool = False) -> tuple[Detection, ...]:
-        """Return the faces in ``image`` [H, W, 3] uint8 RGB; ``thorough`` also looks for small and for turned faces."""
+    def detect(
+        self, image: np.ndarray, *, near: Box | None = None, thorough: bool = False, known: Sequence[Box] = ()
+    ) -> tuple[Detection, ...]:
+        """Return the faces in ``image`` [H, W, 3] uint8 RGB.
+
+        ``thorough`` also looks for small and for turned faces; ``known`` faces need not be found again.
+        """
 
 
 def default_detector(model: Path | None = None) -> FaceDetector:
     """YuNet when ``model`` is given or its file lies in the cache folder (`yunet_path`), else the cascades."""
     if model is not None:
         return YuNetDetector(model)
-    return YuNetDetector(yunet_path()) if yunet_path().is_file() else CascadeDetector()
+    return YuNetDetector(yunet_path()) if yunet_path().is_file() else _cascades()
+
+
+@functools.cache
+def _cascades() -> CascadeDetector:
+    """The process's one detector of this kind: reading the cascades takes as long as searching some pictures."""
+    return CascadeDetector()
 
 
 def yunet_path() -> Path:
@@ -81,18 +93,22 @@ class CascadeDetector:
         self._long_side = long_side
         self._loaded = threading.local()
 
-    def detect(self, image: np.ndarray, *, near: Box | None = None, thorough: bool = False) -> tuple[Detection, ...]:
+    def detect(
+        self, image: np.ndarray, *, near: Box | None = None, thorough: bool = False, known: Sequence[Box] = ()
+    ) -> tuple[Detection, ...]:
         if near is not None:
             return self._detect_near(image, near)
-        found = self._search(image, self._long_side)
+        found = self._search(image, self._long_side, known)
         if not found and thorough:
             found = self._search_profile(image, self._long_side)
             if not found and max(image.shape[:2]) > 1.3 * self._long_side:
                 found = self._search(image, 2 * self._long_side)
         return _without_overlaps(found)
 
-    def _search(self, image: np.ndarray, long_side: int) -> list[Detection]:
+    def _search(self, image: np.ndarray, long_side: int, known: Sequence[Box] = ()) -> list[Detection]:
         grey, scale = _grey(image, long_side / max(image.shape[:2]))
+        for box in known:
+            _paint_over(grey, box, scale)
         found = []
         for (x, y, side), weight in self._run("frontal", grey, factor=1.15, smallest=self._SMALLEST):
             confidence = _squash(weight, middle=2.5, width=1.2)
@@ -194,7 +210,9 @@ class YuNetDetector:
             raise CheckpointError(f"{model} is not a YuNet model ({error.err})", field="model") from error
         self._lock = threading.Lock()
 
-    def detect(self, image: np.ndarray, *, near: Box | None = None, thorough: bool = False) -> tuple[Detection, ...]:
+    def detect(
+        self, image: np.ndarray, *, near: Box | None = None, thorough: bool = False, known: Sequence[Box] = ()
+    ) -> tuple[Detection, ...]:
         scale = min(1.0, self._long_side / max(image.shape[:2]))
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
         with self._lock:
@@ -242,6 +260,14 @@ def _grey(image: np.ndarray, scale: float) -> tuple[np.ndarray, float]:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     return grey, scale
+
+
+def _paint_over(grey: np.ndarray, box: Box, scale: float) -> None:
+    """Fill a face with its mean: most of a search's time goes to windows that look like one almost to the end."""
+    left, top = max(0, round(box.x * scale)), max(0, round(box.y * scale))
+    face = grey[top : max(top, round((box.y + box.height) * scale)), left : round((box.x + box.width) * scale)]
+    if face.size:
+        face[:] = round(float(face.mean()))
 
 
 def _detection(x: float, y: float, side: float, scale: float, confidence: float) -> Detection:

@@ -48,6 +48,19 @@ def test_searching_near_a_face_agrees_with_searching_everywhere(sample, cascade)
     assert cascade.detect(image, near=Box(x=470, y=350, width=20, height=20)) == ()
 
 
+def test_a_known_face_is_not_looked_for_and_another_one_is(sample, cascade):
+    face = sample.frames.images[2][70:290, 130:350]
+    both = np.full((360, 640, 3), 150, np.uint8)
+    both[20:240, 20:240] = face
+    both[100:320, 380:600] = face
+    first, second = sorted((hit.box for hit in cascade.detect(both)), key=lambda box: box.x)
+    before = both.copy()
+    (hit,) = cascade.detect(both, known=(first,))
+    assert overlap(hit.box, second) > 0.7
+    assert cascade.detect(both, known=(first, second)) == ()
+    assert np.array_equal(both, before)
+
+
 def test_a_small_face_in_a_large_picture_needs_a_thorough_search(sample, cascade):
     image = np.full((720, 1280, 3), 150, np.uint8)
     image[300:420, 600:760] = cv2.resize(sample.frames.images[0], (160, 120), interpolation=cv2.INTER_AREA)

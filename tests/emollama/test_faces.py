@@ -47,7 +47,7 @@ class Painted:
         self.misses, self.ghosts, self.confidence = set(misses), ghosts or {}, confidence
         self.pictures, self.full_searches = [], 0
 
-    def detect(self, image, *, near=None, thorough=False):
+    def detect(self, image, *, near=None, thorough=False, known=()):
         key = image.tobytes()
         if not self.pictures or self.pictures[-1] != key:
             self.pictures.append(key)
