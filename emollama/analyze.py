@@ -43,7 +43,7 @@ class Analyzer:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self._judge = Judge(parts.renderer, parts.engine, parts.calibration)
+        self._judge = parts.judge or Judge(parts.renderer, parts.engine, parts.calibration)
         self._understander = Understander(parts, self._judge)
         self._narrator = Narrator(parts)
         # What other modules keep with an analyzer for as long as it lives, by type.
@@ -170,7 +170,8 @@ class Analyzer:
 
     def judge(self, used: Mapping[Source, Any], labels: Sequence[str]) -> Judgement:
         """Judge tokens [T, D] of face and voice, and words, over a closed set of labels; no encoder runs."""
-        return self._judge.judge(used, tuple(labels))
+        judged: Judgement = self._judge.judge(used, tuple(labels))
+        return judged
 
     # ---- the end of the walk -------------------------------------------------------------------------------------
 

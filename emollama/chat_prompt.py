@@ -61,6 +61,10 @@ class ChatTokenizer(Protocol):
         """Return the id of a token by its written form."""
         ...
 
+    def special_ids(self) -> frozenset[int]:
+        """Return the ids that no text is encoded to."""
+        ...
+
 
 class FileTokenizer:
     """A published ``tokenizer.json``, through the tokenizers package."""
@@ -92,6 +96,10 @@ class FileTokenizer:
     def find(self, token: str) -> int | None:
         found: int | None = self._tokenizer.token_to_id(token)
         return found
+
+    def special_ids(self) -> frozenset[int]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return frozenset(token_id for token_id, token in added.items() if token.special)
 
 
 # ---- what a prompt is made of -------------------------------------------------------------------------------------

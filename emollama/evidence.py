@@ -21,7 +21,7 @@ from emollama import timeline
 from emollama.labels import NANO_LABELS, adjective, canonical
 from emollama.parse import stated_labels
 from emollama.prompt import MAX_FACE_CUES, SOURCES, Cues, FaceCue, Level, Slots, Source, VoiceCue
-from emollama.types import Evidence, FaceReadings, Segment, Transcript, VoiceReadings, VoiceSegment
+from emollama.types import Evidence, FaceReadings, FaceTrack, Segment, Transcript, VoiceReadings, VoiceSegment
 
 # Mean probability of an expression over its stretch, from which its strength is named.
 STRENGTH_MEDIUM, STRENGTH_HIGH = 0.55, 0.80
@@ -88,6 +88,31 @@ def face_evidence(readings: FaceReadings, segments: Sequence[Segment]) -> tuple[
             )
         )
     return tuple(items)
+
+
+def opinion_of(alone: Mapping[str, float], track: FaceTrack) -> Segment:
+    """Return what a model says of a face by itself, as one stretch of its whole track; nothing was measured there."""
+    label = max(alone, key=alone.__getitem__)
+    return Segment(
+        start=float(track.times[0]), end=float(track.times[-1]), label=label, scores=dict(alone),
+        valence=float("nan"), arousal=float("nan"), track=track.track_id,
+    )  # fmt: skip
+
+
+def opinion_evidence(segments: Sequence[Segment]) -> tuple[Evidence, ...]:
+    """Return one item an opinion of `opinion_of`; its reading says that it is the model's."""
+    return tuple(
+        Evidence(
+            start=segment.start,
+            end=segment.end,
+            cue=f"the face appears {adjective(segment.label)} ({strength(segment.scores[segment.label])} strength)",
+            reading=f"model.face.{segment.label}.probability",
+            value=round(segment.scores[segment.label], 4),
+            supports=segment.label,
+            track=segment.track,
+        )
+        for segment in segments
+    )
 
 
 # ---- voice --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ continuation of that prefix. What each modality says alone tells whether they ag
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Judgement:
 
     ``native`` are the scores over nano's own labels, ``words_label`` the verdict of the words alone, ``support`` the
     probability that each modality alone gives the answer, ``affect`` valence and arousal that the words expect.
+    ``alone`` is what each modality gives by itself, where a model's opinion stands in for measured readings.
     """
 
     prefix: Any
@@ -39,6 +40,7 @@ class Judgement:
     support: Mapping[Source, float]
     open_vocabulary: tuple[str, ...]
     affect: tuple[float, float] | None
+    alone: Mapping[Source, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Judge:
@@ -143,6 +145,8 @@ def affect_of(face: FaceReadings | None, judged: Judgement) -> Affect:
         valence, arousal, source = float(np.mean(face.valence)), float(np.mean(face.arousal)), "face"
     elif judged.affect is not None:
         (valence, arousal), source = judged.affect, "words"
+    elif not judged.native:
+        return Affect(valence=None, arousal=None, source=None)
     else:
         table = np.array([CIRCUMPLEX[canonical(name)] for name in judged.native])
         valence, arousal = (float(x) for x in np.array(list(judged.native.values())) @ table)

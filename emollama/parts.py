@@ -16,8 +16,8 @@ import numpy as np
 
 from emollama.adapter import Answers
 from emollama.calibration import Calibration
-from emollama.prompt import Renderer
-from emollama.types import Audio, FaceReadings, FaceTrack, Features, Frames, Transcript, VoiceReadings
+from emollama.prompt import Renderer, Source
+from emollama.types import Audio, Clip, FaceReadings, FaceTrack, Features, Frames, Transcript, VoiceReadings
 from emollama.watch import Check, unwatched
 
 
@@ -97,11 +97,40 @@ class Recogniser(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sensed:
+    """What was read of a clip before its words: readings of the main face and others, of the voice, and the tokens.
+
+    ``tokens`` [T, D] are by the names that the judge knows them by; ``voice`` without any of its tokens was not used.
+    """
+
+    face: FaceReadings | None = None
+    others: tuple[FaceReadings, ...] = ()
+    voice: VoiceReadings | None = None
+    tokens: Mapping[str, np.ndarray] = field(default_factory=dict)
+    present: tuple[Source, ...] = ()
+
+
+class Senses(Protocol):
+    """Encoders that look at a whole clip and the track of its main face, where face and voice are not all there is."""
+
+    def read(self, clip: Clip, main: FaceTrack | None, *, check: Check = unwatched) -> Sensed: ...
+
+
+class Judging(Protocol):
+    """Answers the closed questions about a clip: `emollama.judge.Judge`, or a preset's own."""
+
+    def judge(self, used: Mapping[Any, Any], asked: tuple[str, ...]) -> Any: ...
+
+    def quote(self, text: str, label: str | None) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class Parts:
     """What an analyzer is made of. ``recogniser(name)`` gives the speech recogniser of that name.
 
     ``labels`` is the set that is answered with when none is asked for (nano's own when empty); ``answers`` says whether
-    sentences are held to what the readings support while they are decoded, or checked afterwards.
+    sentences are held to what the readings support while they are decoded, or checked afterwards. A preset brings
+    ``senses`` in place of ``face`` and ``voice``, and its own ``judge``.
     """
 
     name: str
@@ -117,3 +146,5 @@ class Parts:
     labels: tuple[str, ...] = ()
     answers: Answers = "supported"
     languages: tuple[str, ...] = ("en",)
+    senses: Senses | None = None
+    judge: Judging | None = None

@@ -81,6 +81,9 @@ class ByteTokenizer:
     def find(self, token: str) -> int | None:
         return self._named.get(token)
 
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(range(self._first))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Built:

@@ -17,10 +17,10 @@ import numpy as np
 
 from emollama import evidence as ev
 from emollama.errors import InputError
-from emollama.judge import Judge, Judgement, affect_of
+from emollama.judge import Judgement, affect_of
 from emollama.labels import NANO_LABELS, parse_label_set
 from emollama.media import MediaLimits, read_clip
-from emollama.parts import Parts, Recogniser
+from emollama.parts import Judging, Parts, Recogniser, Sensed
 from emollama.prompt import MAX_TRANSCRIPT_TOKENS, SOURCES, Cues, Source, WordsCue, longest
 from emollama.stages import Clock, Decoded, FacesFound, Labelled, StageEvent
 from emollama.types import (
@@ -64,7 +64,7 @@ class Understanding:
     emotion: Emotion
     cues: Cues | None
     prefix: Any
-    features: Mapping[Source, np.ndarray]
+    features: Mapping[str, np.ndarray]
     open_vocabulary: tuple[str, ...]
     affect: Affect
     evidence: Mapping[Modality, tuple[Evidence, ...]]
@@ -93,7 +93,7 @@ class Wanted:
 class Understander:
     """Reads and judges clips with an analyzer's parts; may be asked by several threads at once."""
 
-    def __init__(self, parts: Parts, judge: Judge) -> None:
+    def __init__(self, parts: Parts, judge: Judging) -> None:
         self.parts = parts
         self._judge = judge
         self._listening = threading.Lock()  # a recogniser is loaded once and hears one clip at a time
@@ -124,36 +124,39 @@ class Understander:
         yield FacesFound(tracks=tuple(summary_of(track) for track in tracks))
         main = next((track for track in tracks if track.is_main), None)
         with clock.stage("encoders"):
-            face, face_features, others = self._see(main, tracks if wanted.all_tracks else (), clock.check)
-            voice, voice_features = self._hear(clip.audio, clock.check)
+            sensed = self._sense(clip, main, tracks if wanted.all_tracks else (), clock.check)
+            face, others, voice = sensed.face, sensed.others, sensed.voice
             words = clip.transcript
             if words is None and wanted.asr is not None and clip.audio is not None:
                 words = self._recognise(wanted.asr, clip.audio, clock.check, language=wanted.language)
                 if words is None:
                     warnings.append(f"The recogniser {wanted.asr} heard no words.")
-        warnings.extend(self._warnings(clip, main, tracks, voice, words))
-        used: dict[Source, Any] = {}
-        if face is not None and face_features is not None:
-            used["face"] = face_features.tokens
-        if voice is not None and voice_features is not None:
-            used["voice"] = voice_features.tokens
+        warnings.extend(self._warnings(clip, main, tracks, sensed, words))
+        used: dict[Any, Any] = dict(sensed.tokens)
+        present = sensed.present
         if words is not None:
             used["words"] = words.text
+            present = (*present, "words")
         if not used:
             seen = self._nothing(clip, tracks, words, asked, (*warnings, _NOTHING), clock)
             yield _labelled(seen)
             return seen
         with clock.stage("prefill"):
-            judged = self._judge.judge(used, asked or self.labels)
+            judged: Judgement = self._judge.judge(used, asked or self.labels)
             clock.check()
             segments = () if face is None else ev.segments_of(face, until=clip.seconds)
+            if face is None and main is not None and "face" in judged.alone:
+                segments = (ev.opinion_of(judged.alone["face"], main),)
+            if voice is not None and voice.probabilities is None and "voice" in judged.alone:
+                heard = judged.alone["voice"]
+                voice = dataclasses.replace(voice, labels=tuple(heard), probabilities=np.array(list(heard.values())))
             quote = None
             if words is not None and wanted.find_quote:
                 quote = self._judge.quote(words.text, judged.words_label)
-            cues = self._cues(judged, clip, segments, voice, quote, present=tuple(used))
+            cues = self._cues(judged, clip, segments, voice, quote, present=present)
         items: dict[Modality, tuple[Evidence, ...]] = {
-            "visual": () if face is None else ev.face_evidence(face, segments),
-            "audio": () if "voice" not in used or voice is None else ev.voice_evidence(voice),
+            "visual": ev.opinion_evidence(segments) if face is None else ev.face_evidence(face, segments),
+            "audio": () if "voice" not in present or voice is None else ev.voice_evidence(voice),
             "text": (),
         }
         if words is not None and quote is not None and cues.words is not None:
@@ -163,12 +166,12 @@ class Understander:
             clip=clip,
             tracks=tracks,
             readings=() if face is None else (face, *others),
-            voice=voice if "voice" in used else None,
+            voice=voice if "voice" in present else None,
             transcript=words,
             emotion=judged.emotion,
             cues=cues,
             prefix=judged.prefix,
-            features={source: tokens for source, tokens in used.items() if source != "words"},
+            features=dict(sensed.tokens),
             open_vocabulary=judged.open_vocabulary,
             affect=affect_of(face, judged),
             evidence=items,
@@ -198,6 +201,19 @@ class Understander:
             evidence={"visual": (), "audio": (), "text": ()}, asked=asked, warnings=warnings,
             timings_ms=clock.total(),
         )  # fmt: skip
+
+    def _sense(self, clip: Clip, main: FaceTrack | None, tracks: Sequence[FaceTrack], check: Check) -> Sensed:
+        """Read what is seen and heard, by face and voice or by a preset's own encoders."""
+        if self.parts.senses is not None:
+            return self.parts.senses.read(clip, main, check=check)
+        face, face_features, others = self._see(main, tracks, check)
+        voice, voice_features = self._hear(clip.audio, check)
+        tokens: dict[Source, np.ndarray] = {}
+        if face_features is not None:
+            tokens["face"] = face_features.tokens
+        if voice_features is not None:
+            tokens["voice"] = voice_features.tokens
+        return Sensed(face=face, others=others, voice=voice, tokens=tokens, present=tuple(tokens))
 
     def _see(
         self, main: FaceTrack | None, tracks: Sequence[FaceTrack], check: Check
@@ -236,12 +252,13 @@ class Understander:
         clip: Clip,
         main: FaceTrack | None,
         tracks: Sequence[FaceTrack],
-        voice: VoiceReadings | None,
+        sensed: Sensed,
         words: Transcript | None,
     ) -> list[str]:
-        found = []
+        found, voice = [], sensed.voice
         if clip.frames is not None and main is None:
-            found.append("No face was found in the picture, so the picture was not used.")
+            rest = "only the scene was looked at" if "face" in sensed.present else "the picture was not used"
+            found.append(f"No face was found in the picture, so {rest}.")
         if main is not None and len(tracks) > 1:
             found.append(f"{len(tracks)} faces were seen; this follows face {main.track_id}: {main.chosen_because}.")
         if voice is not None and not voice.segments:
