@@ -8,13 +8,16 @@ that takes longer than ``submit_seconds`` is left to the process that will run t
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+from sqlalchemy import Connection
 
 from server.jobs.data_check import DataLimits, StoppedError, check_data
 from server.jobs.names import model_name
@@ -27,6 +30,8 @@ from server.store import Store
 
 # Checks read media and take processor time that requests want, too.
 _MAX_CHECKS = 2
+
+Also = Callable[[str, Connection], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +62,15 @@ class Submitter:
         self._is_closing.set()
         self._pool.shutdown(wait=True)
 
-    async def submit(self, order: Order) -> JobRecord:
-        """Check the files and queue the job; raises `BadDataError`, after which nothing is left."""
-        deadline = time.monotonic() + self._submit_seconds
-        return await asyncio.wrap_future(self._pool.submit(self._submit, order, deadline))
+    async def submit(self, order: Order, *, also: Also = lambda job_id, connection: None) -> JobRecord:
+        """Check the files and queue the job; raises `BadDataError`, after which nothing is left.
 
-    def _submit(self, order: Order, deadline: float) -> JobRecord:
+        ``also`` writes what becomes true with the job, whose id it is told.
+        """
+        deadline = time.monotonic() + self._submit_seconds
+        return await asyncio.wrap_future(self._pool.submit(self._submit, order, deadline, also))
+
+    def _submit(self, order: Order, deadline: float, also: Also) -> JobRecord:
         job_id = new_id("ftjob-")
         folder = RunFolder(self._data.job(job_id))
         folder.path.mkdir(mode=0o700)
@@ -86,7 +94,7 @@ class Submitter:
             )
             created = EventRecord(message=f"Created fine-tuning job: {job_id}")
             then = (EventRecord(message="The files are being checked"),) if events is None else events
-            jobs.add(self._store, job, (created, *then))
+            jobs.add(self._store, job, (created, *then), also=functools.partial(also, job_id))
         except BaseException:
             self._data.remove_tree(folder.path)
             raise

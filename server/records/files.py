@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sqlalchemy import Connection, insert, select
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import insert, select
 
 from server.records.pages import Page, all_of, read_page
 from server.store import Store
 from server.store import files as table
+from server.store import idempotency_keys as key_table
 
 Purpose = Literal["fine-tune", "fine-tune-results", "vision", "user_data"]
 
@@ -33,9 +35,12 @@ def _of(row: Any) -> FileRecord:
     return FileRecord(**{name: getattr(row, name) for name in FileRecord.__dataclass_fields__})
 
 
-def add(store: Store, record: FileRecord) -> None:
+def add(store: Store, record: FileRecord, *, also: Callable[[Connection], None] | None = None) -> None:
+    """Add a file; ``also`` writes what becomes true with it."""
     with store.write() as connection:
         connection.execute(insert(table).values(**vars(record)))
+        if also is not None:
+            also(connection)
 
 
 def find(store: Store, file_id: str, *, now: float, owner: str | None = None) -> FileRecord | None:
@@ -70,6 +75,7 @@ def page(
 def remove(store: Store, file_id: str) -> bool:
     """Forget a file and return whether there was one; its bytes are the caller's to remove."""
     with store.write() as connection:
+        connection.execute(sql_delete(key_table).where(key_table.c.resource_id == file_id))
         return connection.execute(sql_delete(table).where(table.c.id == file_id)).rowcount > 0
 
 

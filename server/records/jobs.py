@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -88,7 +88,14 @@ def of_row(connection: Connection, row: Any) -> JobRecord:
     return JobRecord(**values, metadata={pair.key: pair.value for pair in pairs})
 
 
-def add(store: Store, job: JobRecord, events: tuple[EventRecord, ...]) -> None:
+def add(
+    store: Store,
+    job: JobRecord,
+    events: tuple[EventRecord, ...],
+    *,
+    also: Callable[[Connection], None] | None = None,
+) -> None:
+    """Add a job with its first events; ``also`` writes what becomes true with it."""
     values = {name: getattr(job, name) for name in _COLUMNS}
     values["result_files"] = list(job.result_files)
     with store.write() as connection:
@@ -96,6 +103,8 @@ def add(store: Store, job: JobRecord, events: tuple[EventRecord, ...]) -> None:
         for key, value in job.metadata.items():
             connection.execute(insert(job_metadata).values(job_id=job.id, key=key, value=value))
         add_events_within(connection, job.id, events)
+        if also is not None:
+            also(connection)
 
 
 def add_events_within(connection: Connection, job_id: str, events: tuple[EventRecord, ...]) -> None:

@@ -7,12 +7,15 @@ import os
 import time
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from emollama.sniff import HEAD_BYTES, sniff
-from server.deps import BundleInboxDep, DataDep, PrincipalDep, SettingsDep, StoreDep
+from server.auth import Principal
+from server.deps import BundleInboxDep, DataDep, IdempotencyDep, PrincipalDep, SettingsDep, StoreDep
 from server.errors import ApiError, responses
+from server.idempotency import PARAMETER, REPLAYED, Claim
+from server.idempotency import fingerprint as fingerprint_of
 from server.ingest import Upload
 from server.layout import DataFolder
 from server.records import files
@@ -24,33 +27,58 @@ from server.store import Store
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
+_SLACK_SECONDS = 60.0  # what a request takes beyond receiving its file
+
 
 @router.post(
     "",
-    summary="Upload a bundle of clips and labels, or a clip to chat about",
+    summary="Upload a bundle of clips and labels, or a clip to chat about or to analyse",
     responses=responses(
         "missing_file", "empty_file", "malformed_multipart", "too_many_parts", "unknown_field", "duplicate_field",
-        "invalid_value", "upload_timeout", "file_too_large", "field_too_large", "unsupported_content_type",
-        "unsupported_file", "unsupported_media", "busy", "internal_error", "storage_full",
+        "invalid_value", "upload_timeout", "idempotency_in_flight", "file_too_large", "field_too_large",
+        "unsupported_content_type", "unsupported_file", "unsupported_media", "idempotency_key_reused", "busy",
+        "internal_error", "storage_full",
     ),
-    openapi_extra={"requestBody": REQUEST_BODY},
+    openapi_extra={"requestBody": REQUEST_BODY, "parameters": [PARAMETER]},
 )  # fmt: skip
 async def upload_file(
     request: Request,
+    response: Response,
     inbox: BundleInboxDep,
     store: StoreDep,
     data: DataDep,
     settings: SettingsDep,
     principal: PrincipalDep,
+    idempotency: IdempotencyDep,
 ) -> FileOut:
     """It is kept until it is deleted or expires. What is in it is checked when a job is made of it."""
-    async with inbox.receive(request) as upload:
-        form = FileForm.from_fields(upload.fields)
-        record = await asyncio.to_thread(_keep, upload, form, store, data, settings, principal.owner)
+    seconds = settings.bundle_timeout_seconds + _SLACK_SECONDS
+    async with idempotency.claim(request, principal.owner, seconds=seconds) as claim:
+        async with inbox.receive(request) as upload:
+            form = FileForm.from_fields(upload.fields)
+            record, is_new = await asyncio.to_thread(_keep, upload, form, store, data, settings, principal, claim)
+    if not is_new:
+        response.headers.update(REPLAYED)
     return FileOut.of(record)
 
 
-def _keep(upload: Upload, form: FileForm, store: Store, data: DataFolder, settings: Settings, owner: str) -> FileRecord:
+def _keep(
+    upload: Upload,
+    form: FileForm,
+    store: Store,
+    data: DataFolder,
+    settings: Settings,
+    principal: Principal,
+    claim: Claim,
+) -> tuple[FileRecord, bool]:
+    """Return the file's record, and whether this request made it."""
+    fingerprint = ""
+    if claim.key is not None:
+        fields = {**upload.fields, "filename": upload.file.name}
+        fingerprint = fingerprint_of("POST /v1/files", fields, file=upload.file.path)
+    made = claim.replays(fingerprint)
+    if made is not None:
+        return find_file(store, made, owner=principal.sees), False
     if form.purpose == "fine-tune":
         kind = _kind_of_bundle(upload)
     else:
@@ -65,16 +93,16 @@ def _keep(upload: Upload, form: FileForm, store: Store, data: DataFolder, settin
         num_bytes=upload.file.num_bytes,
         created_at=now,
         expires_at=None if seconds is None else now + seconds,
-        owner=owner,
+        owner=principal.owner,
     )
     target = data.file(record.id)
     os.replace(upload.file.path, target)
     try:
-        files.add(store, record)
+        files.add(store, record, also=claim.completes(fingerprint, record.id))
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-    return record
+    return record, True
 
 
 def _kind_of_bundle(upload: Upload) -> str:

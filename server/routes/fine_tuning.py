@@ -7,13 +7,16 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from sqlalchemy import Connection
 
 from server.auth import EVERYBODY, Principal
 from server.body import read_json_body
-from server.deps import DataDep, JobsDep, PrincipalDep, SettingsDep, StoreDep
+from server.deps import DataDep, IdempotencyDep, JobsDep, PrincipalDep, SettingsDep, StoreDep
 from server.errors import ApiError, responses
+from server.idempotency import PARAMETER, REPLAYED
+from server.idempotency import fingerprint as fingerprint_of
 from server.jobs import requests
 from server.jobs.data_check import BadDataError
 from server.jobs.event_stream import stream_events
@@ -41,6 +44,8 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
 # How long cancel and pause wait for a running trainer to stop before they answer with the state as it is.
 _PATIENCE_SECONDS = 2.0
+# What creating a job takes beyond checking its files.
+_SLACK_SECONDS = 60.0
 _METADATA = re.compile(r"metadata\[(.{1,64})\]")
 
 After = Annotated[str | None, Query(max_length=64, description="Go on after this one.")]
@@ -51,21 +56,38 @@ After = Annotated[str | None, Query(max_length=64, description="Go on after this
     summary="Fine-tune a model on uploaded clips",
     responses=responses(
         "invalid_value", "unknown_field", "unsupported_option", "invalid_training_file", "invalid_validation_file",
-        "file_not_found", "model_not_found", "body_too_large", "unsupported_content_type", "internal_error",
-        "storage_full",
+        "file_not_found", "model_not_found", "idempotency_in_flight", "body_too_large", "unsupported_content_type",
+        "idempotency_key_reused", "internal_error", "storage_full",
     ),
-    openapi_extra={"requestBody": REQUEST_BODY},
+    openapi_extra={"requestBody": REQUEST_BODY, "parameters": [PARAMETER]},
 )  # fmt: skip
 async def create_job(
-    request: Request, store: StoreDep, service: JobsDep, settings: SettingsDep, principal: PrincipalDep
+    request: Request,
+    response: Response,
+    store: StoreDep,
+    service: JobsDep,
+    settings: SettingsDep,
+    principal: PrincipalDep,
+    idempotency: IdempotencyDep,
 ) -> JobOut:
     """The files are unpacked and every line and clip is checked; a refusal lists all that is wrong in `problems`."""
-    wanted = JobIn.from_json(await read_json_body(request))
-    order = await asyncio.to_thread(_order, wanted, store, service, principal)
-    try:
-        job = await service.submitter.submit(order)
-    except BadDataError as exc:
-        raise ApiError(exc.code, exc.message, param=exc.param, problems=exc.problems_as_json()) from exc
+    seconds = settings.submit_seconds + _SLACK_SECONDS
+    async with idempotency.claim(request, principal.owner, seconds=seconds) as claim:
+        wanted = JobIn.from_json(await read_json_body(request))
+        fingerprint = fingerprint_of("POST /v1/fine_tuning/jobs", wanted.model_dump())
+        made = claim.replays(fingerprint)
+        if made is not None:
+            response.headers.update(REPLAYED)
+            return JobOut.of(await asyncio.to_thread(_find, store, made, principal), org=settings.org)
+        order = await asyncio.to_thread(_order, wanted, store, service, principal)
+
+        def note(job_id: str, connection: Connection) -> None:
+            claim.completes(fingerprint, job_id)(connection)
+
+        try:
+            job = await service.submitter.submit(order, also=note)
+        except BadDataError as exc:
+            raise ApiError(exc.code, exc.message, param=exc.param, problems=exc.problems_as_json()) from exc
     service.wake()
     return JobOut.of(job, org=settings.org)
 

@@ -41,9 +41,7 @@ async def ended(s: Any, analysis_id: str, **options: Any) -> dict[str, Any]:
     return await until(s, analysis_id, lambda found: found["status"] in analyses.ENDED, **options)
 
 
-async def until(
-    s: Any, analysis_id: str, is_so: Callable[[dict[str, Any]], bool], **options: Any
-) -> dict[str, Any]:
+async def until(s: Any, analysis_id: str, is_so: Callable[[dict[str, Any]], bool], **options: Any) -> dict[str, Any]:
     end = time.monotonic() + 20
     while not is_so(found := await get(s, analysis_id, **options)):
         assert time.monotonic() < end, found
