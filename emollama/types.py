@@ -63,7 +63,11 @@ class Transcript:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A decoded clip. A stream that the file lacks is ``None``; ``warnings`` says what could not be read."""
+    """A decoded clip. A stream that the file lacks is ``None``; ``warnings`` says what could not be read.
+
+    ``tracks`` are the faces where they were followed already when the clip was decoded; ``frames`` then holds the
+    pictures' times and no pictures (``images`` [0, H, W, 3]).
+    """
 
     name: str
     seconds: float
@@ -72,6 +76,7 @@ class Clip:
     transcript: Transcript | None = None
     sha256: str | None = None
     warnings: tuple[str, ...] = ()
+    tracks: tuple[FaceTrack, ...] | None = None
 
 
 # ---- what is seen and heard ---------------------------------------------------------------------------------------
