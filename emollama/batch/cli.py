@@ -104,11 +104,15 @@ def batch(
     size = _size(device, processes, threads, timeout)
     found = read_source(source, root=root)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+    def make_workers() -> Workers:
+        return _workers(labelling, size, ray=ray, address=ray_address, uses_gpu=device != "cpu")
+
     console = Console(stderr=True)
     with _stoppable(console) as stopped:
         summary = run_batch(
-            found, out, labelling, lambda: _workers(labelling, size, ray=ray, address=ray_address),
-            options=options, command=command, progress=progress_on(console), stopped=stopped,
+            found, out, labelling, make_workers, options=options, command=command, progress=progress_on(console),
+            stopped=stopped,
         )  # fmt: skip
     for line in _told(summary, out, command):
         console.out(line, highlight=False)
@@ -130,11 +134,11 @@ def _size(device: str, processes: int | None, threads: int | None, timeout: floa
     )
 
 
-def _workers(factory: Factory, size: PoolSize, *, ray: bool, address: str | None) -> Workers:
+def _workers(factory: Factory, size: PoolSize, *, ray: bool, address: str | None, uses_gpu: bool) -> Workers:
     if ray:
         from emollama.batch.ray_workers import RayWorkers
 
-        return RayWorkers(factory, size, address=address)
+        return RayWorkers(factory, size, address=address, uses_gpu=uses_gpu)
     from emollama.batch.workers import ProcessPool
 
     return ProcessPool(factory, size)

@@ -38,13 +38,18 @@ class Silent:
 
 
 class Rate:
-    """Clips a second over the last ones, by the clock; what was there before the run does not count."""
+    """Clips a second over the last ones; what was there before the run, and the time before its first, do not count."""
 
     def __init__(self) -> None:
         self._times: deque[tuple[float, int]] = deque(maxlen=_RECENT)
+        self._at_start: int | None = None
 
     def tell(self, num_finished: int, now: float) -> float | None:
         """Note how many are finished at ``now`` seconds; return the rate, ``None`` while it is not known."""
+        if self._at_start is None:
+            self._at_start = num_finished
+        if num_finished == self._at_start:
+            return None
         self._times.append((now, num_finished))
         (began, before), (ended, after) = self._times[0], self._times[-1]
         return (after - before) / (ended - began) if after > before and ended > began else None

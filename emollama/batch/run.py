@@ -164,7 +164,7 @@ class _Run:
             if todo:
                 self._work(todo, make_workers)
             is_whole = len(self._folder.done) == len(self._items)
-            ended = "finished" if is_whole else "failed" if self._has_failed else "interrupted"
+            ended = "finished" if is_whole else "interrupted" if self._stopped() else "failed"
         except KeyboardInterrupt:
             ended = "interrupted"
         finally:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from emollama.batch.labelling import Labels
 
 _AHEAD = 1  # tasks that wait in a process for a thread of it
-_MAX_ENDS = 2  # so many processes may end with a clip before it is the clip's fault
+_MAX_ENDS = 2  # so many processes may end while they work on one clip alone before it is the clip's fault
 _POLL_SECONDS = 0.2
 
 
@@ -85,11 +85,15 @@ class InProcess:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSize:
-    """How many processes, and how many threads in each; ``timeout_seconds`` is what one clip may take."""
+    """How many processes, and how many clips at once in each; ``timeout_seconds`` is what one clip may take.
+
+    ``cores`` is what an operation in a process may use; by default the processes share those that there are.
+    """
 
     processes: int
     threads: int = 1
     timeout_seconds: float = 1800.0
+    cores: int | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("processes", 256), ("threads", 64)):
@@ -138,9 +142,9 @@ class ProcessPool:
     def __init__(self, factory: Factory, size: PoolSize) -> None:
         self._factory, self._size = factory, size
         self._context = multiprocessing.get_context("spawn")
-        self._cores = max(1, usable_cores() // size.processes)
+        self._cores = size.cores or max(1, usable_cores() // size.processes)
         self._processes: list[_Process] = []
-        self._ends: dict[int, int] = {}  # index -> processes that ended while they had it
+        self._ends: dict[int, int] = {}  # index -> processes that ended while they worked on it alone
         self._suspects: deque[Task] = deque()  # to be done again, each alone in its process
         self.num_restarts = 0
 
@@ -203,10 +207,11 @@ class ProcessPool:
         if not each.is_ready:
             raise EmoLlamaError(f"a process for labelling ended while it loaded the model ({_cause(code)})")
         self._remove(each)
-        for task, _ in each.tasks.values():
-            index = task.item.index
-            self._ends[index] = self._ends.get(index, 0) + 1
-            if self._ends[index] < _MAX_ENDS:
+        begun = [task.item.index for task, since in each.tasks.values() if since is not None]
+        if len(begun) == 1:
+            self._ends[begun[0]] = self._ends.get(begun[0], 0) + 1
+        for index, (task, _) in each.tasks.items():
+            if self._ends.get(index, 0) < _MAX_ENDS:
                 self._suspects.append(task)
             else:
                 error = UndecodableMediaError(f"the clip ends the process that reads it ({_cause(code)})", field="file")
