@@ -54,6 +54,13 @@ class Analyzer:
         """The label set that is answered with when none is asked for."""
         return self._understander.labels
 
+    @property
+    def takes_followed_faces(self) -> bool:
+        """Whether a clip may come with its faces followed by `emollama.faces` and without its pictures."""
+        from emollama.faces import track_faces
+
+        return self.parts.senses is None and self.parts.track_faces is track_faces
+
     @classmethod
     def load(cls, model: str | Path = "nano", *, adapter: str | Path | None = None, device: str = "cpu") -> Analyzer:
         """Load a model by its name in the table of models, or from a folder, with its own or another LoRA adapter."""

@@ -119,7 +119,9 @@ class Understander:
         warnings = list(clip.warnings)
         tracks: tuple[FaceTrack, ...] = ()
         with clock.stage("faces"):
-            if clip.frames is not None:
+            if clip.tracks is not None:  # they were followed where the clip was decoded
+                tracks = clip.tracks
+            elif clip.frames is not None:
                 tracks = self.parts.track_faces(clip.frames, audio=clip.audio, check=clock.check)
         yield FacesFound(tracks=tuple(summary_of(track) for track in tracks))
         main = next((track for track in tracks if track.is_main), None)
