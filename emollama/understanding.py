@@ -126,7 +126,7 @@ class Understander:
         yield FacesFound(tracks=tuple(summary_of(track) for track in tracks))
         main = next((track for track in tracks if track.is_main), None)
         with clock.stage("encoders"):
-            sensed = self._sense(clip, main, tracks if wanted.all_tracks else (), clock.check)
+            sensed = self.sense(clip, main, tracks if wanted.all_tracks else (), clock.check)
             face, others, voice = sensed.face, sensed.others, sensed.voice
             words = clip.transcript
             if words is None and wanted.asr is not None and clip.audio is not None:
@@ -204,7 +204,7 @@ class Understander:
             timings_ms=clock.total(),
         )  # fmt: skip
 
-    def _sense(self, clip: Clip, main: FaceTrack | None, tracks: Sequence[FaceTrack], check: Check) -> Sensed:
+    def sense(self, clip: Clip, main: FaceTrack | None, tracks: Sequence[FaceTrack], check: Check) -> Sensed:
         """Read what is seen and heard, by face and voice or by a preset's own encoders."""
         if self.parts.senses is not None:
             return self.parts.senses.read(clip, main, check=check)
