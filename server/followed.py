@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 _MAX_TRACKS, _MAX_CROP, _MAX_REASON = 64, 512, 500
 
 
+def wanted_by(analyzer: Any) -> bool:
+    """Tell whether an analyzer takes a clip with its faces followed and without its pictures."""
+    return bool(getattr(analyzer, "takes_followed_faces", False))
+
+
 def pack(tracks: Sequence[FaceTrack]) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """Return the header's entry of each track, and two arrays for each: ``times`` [T] and ``crops`` [T, S, S, 3]."""
     told, arrays = [], []

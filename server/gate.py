@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from emollama.cores import CORES
 from emollama.errors import BusyError
 from server.errors import ApiError
 
@@ -149,7 +150,8 @@ class Gate:
         with self._lock:
             self._num_running += 1
         try:
-            value = work(stop)
+            with CORES.working():  # from here on, not only when its clip has been decoded
+                value = work(stop)
         finally:
             with self._lock:
                 self._num_running -= 1
