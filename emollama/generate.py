@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from emollama.errors import BusyError, EmoLlamaError, InputError
 
@@ -78,10 +78,13 @@ class _Reply:
 
     def interruption(self) -> FinishReason | None:
         """Say why the reply must end now, if it must."""
-        from emollama.runtime import is_cancelled
-
-        if self.is_cancelled or is_cancelled(self.request.cancel):
+        if self.is_cancelled:
             return "cancelled"
+        if self.request.cancel is not None:
+            from emollama.runtime import is_cancelled
+
+            if is_cancelled(self.request.cancel):
+                return "cancelled"
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return "deadline"
         return None
@@ -102,8 +105,7 @@ class Engine:
         self._waiting: deque[_Reply] = deque()
         self._running: list[_Reply] = []  # in the order of the batch's rows
         self._batch: DecodeBatch = runtime.batch()
-        self._logits: Any = None  # of the next token of every row, during a step, and the likeliest token of each
-        self._likeliest: list[int] = []
+        self._likeliest: list[int] = []  # the likeliest next token of every row, once a step has asked for them
         self._replies: dict[str, _Reply] = {}
         self._queue_lock = threading.Lock()  # guards the queues, held for moments
         self._step_lock = threading.Lock()  # held while a step computes
@@ -326,7 +328,7 @@ class Engine:
         """Choose one token for every reply, take those that follow by force, and compute them all in one pass."""
         if not self._running:
             return
-        self._logits, self._likeliest = None, []
+        self._likeliest = []
         runs = [self._run(events, reply, index) for index, reply in enumerate(self._running)]
         for index in reversed(range(len(runs))):
             if runs[index] is None:
@@ -366,13 +368,11 @@ class Engine:
         return run
 
     def _choose(self, events: list[Event], reply: _Reply, index: int) -> Choice | None:
-        if self._logits is None:  # of all rows at once, when the first reply of this step needs them
-            self._logits = self._batch.logits()
         if reply.chooser.takes_likeliest:
-            self._likeliest = self._likeliest or self._logits.argmax(-1).tolist()
+            self._likeliest = self._likeliest or self._batch.likeliest()
             return reply.chooser.take(self._likeliest[index])
         try:
-            return reply.chooser.choose(self._logits[index])
+            return reply.chooser.choose(self._batch.logits()[index])
         except InputError as error:
             self._end(events, reply, "error", error)
             return None

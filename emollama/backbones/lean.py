@@ -154,7 +154,7 @@ class LeanLlama:
         self._check_length(max(begin + count for begin, count in zip(starts, counts, strict=True)))
         graph = self._step_graph()
         if graph is not None:
-            return graph.extend(cache, embeddings).hidden
+            return graph.extend(cache, embeddings).hidden.clone()
         cache.reserve(capacity=max(starts) + longest)
         x = torch.nn.utils.rnn.pad_sequence(list(embeddings), batch_first=True)  # [B, T, W]
         start = torch.tensor(starts, device=self.device)
@@ -217,7 +217,7 @@ class LeanLlama:
         self._check_length(held)
         graph = self._step_graph()
         if graph is not None:
-            return graph.step(cache, self._rows_of(token_ids)).hidden
+            return graph.step(cache, token_ids).hidden.clone()
         cache.reserve(capacity=held)
         rotations = self.rotations(held)
         heads, kv_heads, size = shape.num_heads, shape.num_kv_heads, shape.size_of_head
@@ -263,16 +263,18 @@ class LeanLlama:
 
         The result may be overwritten by the next call on the same cache.
         """
-        is_step = all(len(run) == 1 for run in runs)
         graph = self._step_graph()
-        if graph is None and is_step:
-            return self.logits(self.step(cache, [run[0] for run in runs]))
-        x = self._rows_of([token for run in runs for token in run])
-        embeddings = x.split([len(run) for run in runs])
+        if all(len(run) == 1 for run in runs):
+            token_ids = [run[0] for run in runs]
+            if graph is None:
+                return self.logits(self.step(cache, token_ids))
+            self._check_length(max(cache.lengths) + 1)
+            return graph.step(cache, token_ids).logits
+        embeddings = self._rows_of([token for run in runs for token in run]).split([len(run) for run in runs])
         if graph is None:
             return self.logits(self.extend(cache, embeddings))
         self._check_length(max(length + len(run) for length, run in zip(cache.lengths, runs, strict=True)))
-        return (graph.step(cache, x) if is_step else graph.extend(cache, embeddings)).logits
+        return graph.extend(cache, embeddings).logits
 
     def _rows_of(self, token_ids: Sequence[int]) -> Tensor:
         return self.embedding[torch.tensor(token_ids, device=self.device)]

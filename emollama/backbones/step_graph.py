@@ -33,7 +33,7 @@ _OPSET, _IR_VERSION = 20, 10
 class Computed(NamedTuple):
     """Of the last token of each row: the hidden state [B, W], normed, and the logits [B, V] of the next one.
 
-    ``logits`` is overwritten by the next call on the same cache.
+    Both may be overwritten by the next call on the same cache.
     """
 
     hidden: Tensor
@@ -47,6 +47,7 @@ class _Binding:
         shape = graph.shape
         self.place = _place(cache, num_rows)
         self.x = torch.empty(num_rows, num_tokens, shape.hidden_size)
+        self.tokens = self.x.view(-1, shape.hidden_size).numpy()  # the same memory [B * T, W]
         self.ends = np.empty(num_rows, dtype=np.int32)  # the last position of each row after this step
         self.total = np.empty(1, dtype=np.int32)
         self.last = np.empty(num_rows, dtype=np.int64)  # where in the flattened input each row's last token is
@@ -80,6 +81,7 @@ class StepGraph:
         import onnxruntime
 
         self.shape = model.shape
+        self._embedding = model.embedding.numpy()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, min(num_threads, _num_bytes(model) // _BYTES_OF_A_THREAD))
         options.inter_op_num_threads = 1
@@ -107,7 +109,9 @@ class StepGraph:
         longest, num_rows = max(counts), len(counts)
         cache.reserve(capacity=max(start + count for start, count in zip(starts, counts, strict=True)))
         if longest == 1:
-            return self.step(cache, torch.cat(list(embeddings)))
+            binding = self._bind(cache)
+            torch.cat(list(embeddings), out=binding.x[:, 0])
+            return self._append(cache, binding)
         if num_rows == 1 or not any(starts):
             cache.reserve(capacity=max(starts) + longest)
             binding = _Binding(self, cache, first=0, num_rows=num_rows, num_tokens=longest)
@@ -127,20 +131,31 @@ class StepGraph:
                 binding.last[0] = len(tokens) - 2
                 self._run(binding, starts[row : row + 1], [len(tokens) - 1], total=starts[row] + len(tokens) - 1)
         cache.lengths = [start + count - 1 for start, count in zip(starts, counts, strict=True)]
-        return self.step(cache, torch.stack([tokens[-1] for tokens in embeddings]))
+        binding = self._bind(cache)
+        torch.stack([tokens[-1] for tokens in embeddings], out=binding.x[:, 0])
+        return self._append(cache, binding)
 
-    def step(self, cache: KvCache, x: Tensor) -> Computed:
-        """Append one embedding of [B, W] to every row."""
+    def step(self, cache: KvCache, token_ids: Sequence[int]) -> Computed:
+        """Append one token to every row."""
+        binding = self._bind(cache)
+        np.take(self._embedding, token_ids, axis=0, out=binding.tokens)
+        return self._append(cache, binding)
+
+    def _bind(self, cache: KvCache) -> _Binding:
+        """Return the buffers of one token a row; they stay with the cache until it is moved or cut anew."""
         num_rows = cache.num_rows
         cache.reserve(capacity=max(cache.lengths) + 1)
         binding = cache.binding
         if binding is None or binding.place != _place(cache, num_rows):
             binding = cache.binding = _Binding(self, cache, first=0, num_rows=num_rows, num_tokens=1)
             binding.last[:] = range(num_rows)
-        binding.x[:, 0] = x
+        return binding
+
+    def _append(self, cache: KvCache, binding: _Binding) -> Computed:
+        num_rows = cache.num_rows
         self._run(binding, cache.lengths, [1] * num_rows, total=max(cache.lengths) + 1)
         cache.lengths = [length + 1 for length in cache.lengths]
-        return Computed(binding.hidden.clone(), binding.logits)
+        return Computed(binding.hidden, binding.logits)
 
     def _run(self, binding: _Binding, starts: Sequence[int], counts: Sequence[int], *, total: int) -> None:
         binding.ends[:] = [start + count - 1 for start, count in zip(starts, counts, strict=True)]
