@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
     import uvicorn
 
+    from server.models import Load
     from server.settings import Settings
 
 app = typer.Typer(add_completion=False, help="Answer over HTTP.")
@@ -24,6 +27,10 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Model that answers. Default: nano.")] = None,
     device: Annotated[str | None, typer.Option(help="Torch device. Default: cpu.")] = None,
     log_format: Annotated[str | None, typer.Option(help="json or text. Default: json.")] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Run the models as deployments of Ray Serve.")] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(help="The Ray cluster that this machine has joined: auto, or host:port of its head.")
+    ] = None,
 ) -> None:
     """Answer over HTTP: POST /analyze, /v1/models, /v1/files, /v1/fine_tuning/jobs, GET /docs.
 
@@ -34,7 +41,12 @@ def serve(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = {"host": host, "port": port, "model": model, "device": device, "log_format": log_format}
     settings = read_settings({name: value for name, value in given.items() if value is not None})
-    run_server(server_config(settings))
+    if ray or ray_address is not None:
+        from server.ray.cli import serve_with_ray
+
+        serve_with_ray(settings, address=ray_address)
+    else:
+        run_server(server_config(settings))
 
 
 def run_server(config: uvicorn.Config) -> None:
@@ -51,21 +63,31 @@ def run_server(config: uvicorn.Config) -> None:
 
 def read_settings(given: dict[str, Any]) -> Settings:
     """Return the settings, or end the command with one line for each that is wrong."""
-    from pydantic import ValidationError
-
     from server.settings import Settings
 
-    try:
+    with telling_what_is_wrong():
         return Settings(**given)
+
+
+@contextlib.contextmanager
+def telling_what_is_wrong(prefix: str = "") -> Iterator[None]:
+    """End the command with one line for each setting that is wrong; ``prefix`` begins their names."""
+    from pydantic import ValidationError
+
+    try:
+        yield
     except ValidationError as exc:
         for problem in exc.errors(include_url=False):
-            name = ".".join(str(part) for part in problem["loc"])
+            name = prefix + ".".join(str(part) for part in problem["loc"])
             typer.echo(f"setting {name} is {problem['input']!r}: {problem['msg']}", err=True)
         raise typer.Exit(2) from exc
 
 
-def server_config(settings: Settings) -> uvicorn.Config:
-    """Return how uvicorn runs the service: graceful shutdown, our log lines, nothing told about the software."""
+def server_config(settings: Settings, *, load: Load | None = None) -> uvicorn.Config:
+    """Return how uvicorn runs the service: graceful shutdown, our log lines, nothing told about the software.
+
+    ``load`` is `create_app`'s.
+    """
     import uvicorn
 
     from server.app import create_app
@@ -86,7 +108,7 @@ def server_config(settings: Settings) -> uvicorn.Config:
             err=True,
         )
     return uvicorn.Config(
-        create_app(settings),
+        create_app(settings, load=load),
         host=settings.host,
         port=settings.port,
         root_path=settings.root_path,

@@ -32,16 +32,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger("server.ray.door")
 
 _PROBE_SECONDS = 10.0
+_LOGGING = {"log_level": "WARNING", "encoding": "JSON", "enable_access_log": False}
 
 
-def require_ray() -> None:
-    """Raise `DependencyError` unless Ray Serve is installed."""
+def prepare_ray() -> None:
+    """Set what Ray reads from the environment when it is imported, and import it; raises `DependencyError` if it fails.
+
+    Ray tells its makers how it is used unless it is told not to, and this service tells nobody anything.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray.serve  # noqa: F401
     except ImportError as exc:
         raise DependencyError(
             "serving with Ray needs the extra 'ray': pip install 'emollama[ray]'", field="ray"
         ) from exc
+    # What Ray says in this process is said as the service says things, and only when something is wrong.
+    for name in ("ray", "ray.serve"):
+        ours = logging.getLogger(name)
+        ours.handlers.clear()
+        ours.propagate = True
+        ours.setLevel(logging.WARNING)
 
 
 class Door:
@@ -59,9 +70,7 @@ class Door:
 
     def connect(self) -> None:
         """Join the cluster, or start Ray on this machine; call it in the main thread. Blocks for seconds."""
-        require_ray()
-        # Ray tells its makers how it is used unless it is told not to. This service tells nobody anything.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        prepare_ray()
         import ray
 
         on_terminate = signal.getsignal(signal.SIGTERM)
@@ -70,7 +79,7 @@ class Door:
             where: dict[str, Any] = {"address": self._settings.address}
             if self._started_ray:
                 where = {"address": "local", "include_dashboard": False}
-            ray.init(**where, namespace="emollama", log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(**where, namespace="emollama", log_to_driver=False, configure_logging=False)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would end the process before it has drained
 
@@ -118,12 +127,11 @@ class Door:
 
         began = time.perf_counter()
         # No proxies: clients talk to doors.
-        serve.start(
-            proxy_location="Disabled",
-            logging_config={"log_level": "WARNING", "encoding": "JSON", "enable_access_log": False},
-        )
+        serve.start(proxy_location="Disabled", logging_config=_LOGGING)
         bound = applications(self._plan, self._settings)
-        serve.run_many([RunTarget(target, name=name, route_prefix=None) for name, target in bound.items()])
+        serve.run_many(
+            [RunTarget(target, name=name, route_prefix=None, logging_config=_LOGGING) for name, target in bound.items()]
+        )
         fields = {"model": self._plan.model, "seconds": round(time.perf_counter() - began, 3)}
         logger.info("deployments are running", extra={"fields": fields})
 

@@ -122,13 +122,13 @@ class Minds:
 
     def _load(self, name: str | None, packed: Any) -> Analyzer:
         from emollama.analyze import Analyzer
-        from emollama.assemble import load_parts
 
+        plan = self._plan
         if packed is None:
-            return Analyzer(with_recorded_senses(load_parts(self._plan.model, device=self._plan.device)))
+            return Analyzer(with_recorded_senses(Analyzer.load(plan.model, device=plan.device).parts))
         with tempfile.TemporaryDirectory(prefix="emollama-adapter-") as folder:
             packed.unpack(Path(folder))
-            parts = load_parts(self._plan.model, adapter=folder, device=self._plan.device)
+            parts = Analyzer.load(plan.model, adapter=folder, device=plan.device).parts
         # The folder's own name says nothing; an answer names the adapter as the request did.
         return Analyzer(with_recorded_senses(dataclasses.replace(parts, adapter=name)))
 

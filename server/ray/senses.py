@@ -9,139 +9,122 @@ is one code path from readings to answer, whether the encoders are in the same p
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from emollama.cores import CORES
+from emollama.errors import EmoLlamaError
 from emollama.media import MediaLimits, read_clip
+from emollama.parts import Parts, Sensed
 from emollama.stages import Clock, Decoded, FacesFound, StageEvent
-from emollama.types import Audio, Clip, FaceReadings, FaceTrack, Features, Frames, VoiceReadings
-from emollama.understanding import MAX_TIMELINE_TRACKS, summary_of
+from emollama.types import Audio, Clip, FaceTrack, Frames
+from emollama.understanding import Understander, summary_of
 from emollama.watch import Check, Watch, unwatched
 from server.media_worker import Decoding
 
 if TYPE_CHECKING:
-    from emollama.parts import FaceReader, Parts, Tracker, VoiceMeter, VoiceReader
     from server.ray.plan import Plan
-
-Heard = tuple[VoiceReadings, Features | None]
-Seen = tuple[FaceReadings, Features]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perception:
     """A clip as the encoders saw and heard it.
 
-    ``tracks`` hold no crops, ``faces`` the readings by track, ``measured`` the voice as it was measured and ``voice``
-    what the voice encoder made of it. ``clip`` holds no pictures and no samples: how many there were say
-    ``frame_times`` [N] and ``num_samples``. ``digest`` names this perception, and nothing else.
+    ``clip`` has no pictures and no samples; how many there were say ``frame_times`` [N] and ``num_samples``. ``tracks``
+    have no crops. ``digest`` names this perception, and nothing else.
     """
 
     clip: Clip
-    digest: str = field(default_factory=lambda: uuid.uuid4().hex)
+    sensed: Sensed
+    tracks: tuple[FaceTrack, ...] = ()
     frame_times: np.ndarray | None = None
     source_fps: float | None = None
     is_still: bool = False
     num_samples: int | None = None
     sample_rate: int = 16_000
     audio_start: float = 0.0
-    tracks: tuple[FaceTrack, ...] = ()
-    faces: Mapping[int, Seen] = field(default_factory=dict)
-    measured: VoiceReadings | None = None
-    voice: Heard | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    digest: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @classmethod
+    def of(
+        cls, clip: Clip, tracks: Sequence[FaceTrack], sensed: Sensed, *, timings_ms: Mapping[str, float]
+    ) -> Perception:
+        """Keep what a decoder asks for, and let go of the pictures and the sound."""
+        frames, audio = clip.frames, clip.audio
+        return cls(
+            clip=replace(clip, frames=None, audio=None, tracks=None),
+            sensed=sensed,
+            tracks=tuple(replace(track, crops=track.crops[:, :0, :0]) for track in tracks),
+            frame_times=None if frames is None else frames.times,
+            source_fps=None if frames is None else frames.source_fps,
+            is_still=frames is not None and frames.is_still,
+            num_samples=None if audio is None else len(audio.samples),
+            sample_rate=16_000 if audio is None else audio.sample_rate,
+            audio_start=0.0 if audio is None else audio.start,
+            timings_ms=timings_ms,
+        )
 
     def recorded_clip(self) -> Clip:
-        """Return the clip whose pictures and sound `Recorded` parts can be asked about."""
+        """Return the clip for an analyzer whose senses are `RecordedSenses`."""
         frames = audio = None
         if self.frame_times is not None:
-            number = len(self.frame_times)
+            nothing = np.empty((len(self.frame_times), 0, 0, 3), np.uint8)
             frames = _RecordedFrames(
-                images=np.empty((number, 0, 0, 3), np.uint8), times=self.frame_times, source_fps=self.source_fps,
-                is_still=self.is_still, perception=self,
+                images=nothing, times=self.frame_times, source_fps=self.source_fps, is_still=self.is_still,
+                tracks=self.tracks,
             )  # fmt: skip
         if self.num_samples is not None:
             silence = np.broadcast_to(np.float32(0), self.num_samples)  # takes no memory; only its length is asked for
-            audio = _RecordedAudio(
-                samples=silence, sample_rate=self.sample_rate, start=self.audio_start, perception=self
-            )
-        return replace(self.clip, frames=frames, audio=audio)
+            audio = Audio(samples=silence, sample_rate=self.sample_rate, start=self.audio_start)
+        shown = {each.name: getattr(self.clip, each.name) for each in fields(self.clip)}
+        return _RecordedClip(**{**shown, "frames": frames, "audio": audio}, sensed=self.sensed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _RecordedFrames(Frames):
-    perception: Perception
+    tracks: tuple[FaceTrack, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RecordedAudio(Audio):
-    perception: Perception
+class _RecordedClip(Clip):
+    sensed: Sensed
 
 
-class _RecordedCrops(np.ndarray):
-    """Crops of a face whose pictures are elsewhere, with what was read in them."""
+class RecordedSenses:
+    """Stands in for the encoders of an analyzer, for clips of `Perception.recorded_clip`."""
 
-    seen: Seen
-
-    @classmethod
-    def of(cls, track: FaceTrack, seen: Seen) -> _RecordedCrops:
-        crops = np.empty((len(track.times), 0, 0, 3), np.uint8).view(cls)
-        crops.seen = seen
-        return crops
-
-
-class RecordedFaces:
-    """Stands in for tracker and face encoder, for clips of `Perception.recorded_clip`."""
-
-    def __call__(
+    def track_faces(
         self, frames: Frames, *, audio: Audio | None = None, check: Check = unwatched
     ) -> tuple[FaceTrack, ...]:
+        """Return the faces that were followed elsewhere."""
         assert isinstance(frames, _RecordedFrames)
-        perception = frames.perception
-        return tuple(
-            replace(track, crops=_RecordedCrops.of(track, perception.faces[track.track_id]))
-            if track.track_id in perception.faces
-            else track
-            for track in perception.tracks
-        )
+        return frames.tracks
 
-    def read(self, crops: np.ndarray, times: np.ndarray, track_id: int, *, check: Check = unwatched) -> Seen:
-        assert isinstance(crops, _RecordedCrops)
-        return crops.seen
-
-
-class RecordedVoice:
-    """Stands in for the measuring of a voice and the voice encoder."""
-
-    def __call__(self, audio: Audio, *, check: Check = unwatched) -> VoiceReadings:
-        assert isinstance(audio, _RecordedAudio)
-        assert audio.perception.measured is not None
-        return audio.perception.measured
-
-    def read(self, audio: Audio, readings: VoiceReadings, *, check: Check = unwatched) -> Heard:
-        assert isinstance(audio, _RecordedAudio)
-        assert audio.perception.voice is not None
-        return audio.perception.voice
+    def read(self, clip: Clip, main: FaceTrack | None, *, check: Check = unwatched) -> Sensed:
+        """Return what was read elsewhere; of a clip of words alone there is nothing to read."""
+        return clip.sensed if isinstance(clip, _RecordedClip) else Sensed()
 
 
 def with_recorded_senses(parts: Parts) -> Parts:
     """Return the parts of an analyzer that takes recorded clips; the encoders themselves are let go."""
-    faces, voice = RecordedFaces(), RecordedVoice()
-    return replace(parts, track_faces=faces, face=faces, measure_voice=voice, voice=voice, recogniser=None)
+    recorded, nobody = RecordedSenses(), cast(Any, None)
+    return replace(
+        parts, senses=recorded, track_faces=recorded.track_faces, face=nobody, voice=nobody, measure_voice=nobody,
+        recogniser=None,
+    )  # fmt: skip
 
 
 class Senses:
     """The encoders of a model; any number of threads may ask."""
 
-    def __init__(
-        self, *, track_faces: Tracker, face: FaceReader, measure_voice: VoiceMeter, voice: VoiceReader
-    ) -> None:
-        self._track_faces, self._face = track_faces, face
-        self._measure_voice, self._voice = measure_voice, voice
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._reader = Understander(parts, cast(Any, None))  # it is never asked for a judgement
 
     def perceive(
         self,
@@ -174,50 +157,41 @@ class Senses:
             )
             tracks: tuple[FaceTrack, ...] = ()
             with clock.stage("faces"):
-                if frames is not None:
-                    tracks = self._track_faces(frames, audio=audio, check=clock.check)
+                if clip.tracks is not None:
+                    tracks = clip.tracks
+                elif frames is not None:
+                    tracks = self._parts.track_faces(frames, audio=audio, check=clock.check)
             yield FacesFound(tracks=tuple(summary_of(track) for track in tracks))
             with clock.stage("encoders"):
-                faces = {
-                    track.track_id: self._face.read(track.crops, track.times, track.track_id, check=clock.check)
-                    for track in _asked_about(tracks)
-                }
-                measured = voice = None
-                if audio is not None:
-                    measured = self._measure_voice(audio, check=clock.check)
-                    if measured.segments:
-                        voice = self._voice.read(audio, measured, check=clock.check)
-        yield Perception(
-            clip=replace(clip, frames=None, audio=None),
-            frame_times=None if frames is None else frames.times,
-            source_fps=None if frames is None else frames.source_fps,
-            is_still=frames is not None and frames.is_still,
-            num_samples=None if audio is None else len(audio.samples),
-            sample_rate=16_000 if audio is None else audio.sample_rate,
-            audio_start=0.0 if audio is None else audio.start,
-            tracks=tuple(replace(track, crops=np.empty((len(track.times), 0, 0, 3), np.uint8)) for track in tracks),
-            faces=faces,
-            measured=measured,
-            voice=voice,
-            timings_ms=clock.ms,
-        )
-
-
-def _asked_about(tracks: tuple[FaceTrack, ...]) -> list[FaceTrack]:
-    """The main face and the most present others: those that a timeline may hold."""
-    main = [track for track in tracks if track.is_main]
-    others = sorted((track for track in tracks if not track.is_main), key=lambda track: -track.share)
-    return main + others[: MAX_TIMELINE_TRACKS - 1]
+                main = next((track for track in tracks if track.is_main), None)
+                sensed = self._reader.sense(clip, main, tracks, clock.check)
+        yield Perception.of(clip, tracks, sensed, timings_ms=clock.ms)
 
 
 def load_senses(plan: Plan) -> Senses:
-    """Load the encoders of a plan's model, and not its backbone."""
+    """Load the encoders of a plan's model; of a model in nano's layout nothing else."""
+    from emollama.analyze import Analyzer
     from emollama.checkpoint import load_assets
     from emollama.encoders.face import FaceEncoder
     from emollama.encoders.voice import VoiceEncoder
     from emollama.faces import track_faces
+    from emollama.prompt import Renderer
     from emollama.prosody import measure
 
-    assets = load_assets(plan.model)
-    face: Any = FaceEncoder.load(assets.face, device=plan.encoders_device)
-    return Senses(track_faces=track_faces, face=face, measure_voice=measure, voice=VoiceEncoder.load(assets.voice))
+    try:
+        assets = load_assets(plan.model)
+    except EmoLlamaError:
+        # A preset's encoders are known to its own loader alone, which says what is wrong when there are none.
+        parts = Analyzer.load(plan.model, device=plan.encoders_device).parts
+        return Senses(replace(parts, engine=cast(Any, None)))
+    return Senses(
+        Parts(
+            name=assets.name,
+            renderer=Renderer.load(assets.tokenizer),
+            engine=cast(Any, None),
+            face=FaceEncoder.load(assets.face, device=plan.encoders_device),
+            voice=VoiceEncoder.load(assets.voice),
+            measure_voice=measure,
+            track_faces=track_faces,
+        )
+    )
