@@ -80,7 +80,7 @@ class _Child:
 
     def run(self, num_cores: int) -> None:
         try:
-            self._labels = self._factory.load()
+            self._labels = self._factory.load(num_cores=num_cores)
         except Exception as error:  # noqa: BLE001  (the edge of a process: it is told, and raised there)
             self._send(Broken.of(error))
             return

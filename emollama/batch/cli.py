@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -69,14 +70,19 @@ def batch(
     threads: Annotated[
         int | None, typer.Option(help="Clips at once in each process (default: 1; on a GPU, 4).")
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that one clip may take.")] = 1800.0,
-    max_seconds: Annotated[float, typer.Option(help="Longest clip or stretch.")] = 600.0,
+    timeout: Annotated[float, typer.Option(help="Seconds that one clip may take.")] = 3600.0,
+    no_long: Annotated[
+        bool, typer.Option("--no-long", help="A clip over the limits is an error, not read window by window.")
+    ] = False,
+    max_seconds: Annotated[float, typer.Option(help="Longest stretch, and clip that is not read by windows.")] = 600.0,
     ray: Annotated[bool, typer.Option("--ray", help="Run on a Ray cluster, or on this machine by Ray.")] = False,
     ray_address: Annotated[
         str | None, typer.Option(help="With --ray: the cluster, e.g. auto (default: a Ray of its own, here).")
     ] = None,
 ) -> None:
     """Label many clips into one folder: resumable, each clip once, errors as data."""
+    # Before numpy is loaded, here and in the processes: OpenBLAS's own threads wait by spinning on others' cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from rich.console import Console
 
     from emollama.batch.labelling import Labelling
@@ -95,7 +101,8 @@ def batch(
     labelling = make(
         model=model, adapter=None if adapter is None else str(adapter), device=device,
         labels=None if labels is None else parse_label_set(labels), language=language, asr=asr,
-        rationale=not no_rationale, timelines=timelines, max_seconds=max_seconds,
+        rationale=not no_rationale, timelines=timelines, long=not no_long,
+        max_seconds=max_seconds,
     )  # fmt: skip
     options = RunOptions(
         shard=None if shard is None else Shard.parse(shard), limit=limit, tables=parse_tables(table),

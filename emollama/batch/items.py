@@ -7,10 +7,12 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from emollama.errors import InputError
 from emollama.media import MediaLimits
+from emollama.media_windows import LONG_LIMITS
 from emollama.types import Transcript
 
 
@@ -50,11 +52,11 @@ class Task:
         return hashlib.sha256(json.dumps(facts, ensure_ascii=False).encode()).hexdigest()[:32]
 
 
-def prepare(item: Item, *, max_bytes: int | None = None) -> Task:
+def prepare(item: Item, *, limits: MediaLimits = LONG_LIMITS) -> Task:
     """Read what an item's answer depends on: the sha256 of its clip's bytes, and its words.
 
     Raises `InputError` or `OSError` when the clip or the words cannot be read, and `MediaLimitError` when the file has
-    more bytes than ``max_bytes`` (by default those of `MediaLimits`).
+    more bytes than ``limits`` allow.
     """
     words = item.transcript
     if words is None and item.words_path is not None:
@@ -69,11 +71,16 @@ def prepare(item: Item, *, max_bytes: int | None = None) -> Task:
         raise InputError(f"the clip {item.clip!r} {what}", field="clip")
     if item.inside is not None and not path.resolve().is_relative_to(item.inside):
         raise InputError(f"the clip {item.clip!r} leads out of its manifest's folder", field="clip")
-    limits = MediaLimits() if max_bytes is None else MediaLimits(max_bytes=max_bytes)
-    limits.check("max_bytes", os.path.getsize(path), unit="bytes")
+    found = path.stat()
+    limits.check("max_bytes", found.st_size, unit="bytes")
+    return Task(item=item, sha256=_sha256(path, found.st_size, found.st_mtime_ns), transcript=words)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Hash a file; many stretches of one are hashed once, until its size or its date changes."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Task(item=item, sha256=digest, transcript=words)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(items: Iterable[Item]) -> str:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from emollama.batch.items import Task
+from emollama.batch.items import Item, Task
 from emollama.batch.outcome import Outcome, clip_name, failure, result_line
-from emollama.errors import CheckpointError, DependencyError, EmoLlamaError
+from emollama.errors import CheckpointError, DependencyError, EmoLlamaError, MediaLimitError
 from emollama.media import MediaLimits
+from emollama.media_windows import LONG_LIMITS
 from emollama.types import Clip, Transcript
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Labels(Protocol):
 class Labelling:
     """What every clip of a run shares. ``rationale=False`` wants labels and scores only, and is much faster.
 
-    ``timelines`` is a format of `emollama.timeline.WRITERS`; ``max_seconds`` the length of a clip or a stretch.
+    ``timelines`` is a format of `emollama.timeline.WRITERS`. A clip over the limits of an ordinary one is read window
+    by window (`emollama.long_clip`) where ``long`` is set; ``max_seconds`` is the ordinary length, also of a stretch.
     """
 
     model: str = "nano"
@@ -46,21 +48,24 @@ class Labelling:
     asr: str | None = None
     rationale: bool = True
     timelines: str | None = None
+    long: bool = True
     max_seconds: float = MediaLimits.max_seconds
 
-    def load(self) -> Labels:
-        """Load the model; raises what `emollama.load` raises."""
+    def load(self, *, num_cores: int | None = None) -> Labels:
+        """Load the model; ``num_cores`` is what decoding a clip may use. Raises what `emollama.load` raises."""
         from emollama.analyze import load
 
-        return Labeller(load(self.model, adapter=self.adapter, device=self.device), self)
+        return Labeller(load(self.model, adapter=self.adapter, device=self.device), self, num_cores=num_cores)
 
 
 class Labeller:
     """An analyzer and what it is asked for each clip."""
 
-    def __init__(self, analyzer: Analyzer, labelling: Labelling) -> None:
-        self._analyzer, self._labelling = analyzer, labelling
+    def __init__(self, analyzer: Analyzer, labelling: Labelling, *, num_cores: int | None = None) -> None:
+        self._analyzer, self._labelling, self._num_cores = analyzer, labelling, num_cores
         self._limits = MediaLimits(max_seconds=labelling.max_seconds)
+        # The file of a stretch may be as long as any: what lies outside of the stretch is not decoded.
+        self._stretch_limits = replace(LONG_LIMITS, max_seconds=labelling.max_seconds)
 
     def label(self, task: Task) -> Outcome:
         """Return the clip's line, of its answer or of its error; raises only what is wrong for every clip."""
@@ -79,15 +84,18 @@ class Labeller:
         if words is not None and words.language is None and language is not None:
             words = replace(words, language=language)
         started = time.perf_counter()
-        clip = self._read(task, words)
+        try:
+            clip = self._read(task, words)
+        except MediaLimitError:
+            if not options.long or task.item.path is None or _is_stretch(task.item):
+                raise
+            return self._answer_long(task, words, language)
         decoding_ms = round(1000 * (time.perf_counter() - started), 2)
         asked: dict[str, Any] = {"labels": options.labels, "language": language, "asr": options.asr}
         write = _writer(options.timelines)
         if options.rationale:
             analysis = self._analyzer.analyze(clip, **asked)
-            facts = analysis.to_json_dict()
-            for name in ("id", "created"):
-                del facts[name]
+            facts = _without_its_making(analysis.to_json_dict())
             segments = analysis.timeline
         else:
             seen = self._analyzer.understand(clip, quote=False, **asked)
@@ -99,16 +107,43 @@ class Labeller:
         }  # fmt: skip
         return facts, None if write is None else write(segments)
 
+    def _answer_long(
+        self, task: Task, words: Transcript | None, language: str | None
+    ) -> tuple[dict[str, Any], str | None]:
+        """Return the answer about the whole clip, with its windows, and its timeline."""
+        from emollama.long_clip import analyze_long
+
+        options = self._labelling
+        assert task.item.path is not None
+        answer = analyze_long(
+            self._analyzer, Path(task.item.path), name=clip_name(task.item), transcript=words, labels=options.labels,
+            language=language, asr=options.asr, rationales=options.rationale,
+        )  # fmt: skip
+        facts = _without_its_making(answer.to_json_dict())
+        del facts["sha256"]
+        write = _writer(options.timelines)
+        return facts, None if write is None else write(answer.whole.timeline)
+
     def _read(self, task: Task, words: Transcript | None) -> Clip:
         item = task.item
         if item.path is None:
             return Clip(name=clip_name(item), seconds=0.0, transcript=words)
         from emollama.media import read_clip
 
+        limits = self._stretch_limits if _is_stretch(item) else self._limits
         return read_clip(
-            Path(item.path), name=clip_name(item), limits=self._limits, transcript=words, start=item.start,
-            end=item.end,
+            Path(item.path), name=clip_name(item), limits=limits, transcript=words, threads=self._num_cores,
+            start=item.start, end=item.end,
         )  # fmt: skip
+
+
+def _is_stretch(item: Item) -> bool:
+    return item.start is not None or item.end is not None
+
+
+def _without_its_making(facts: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the number and the date that every analysis gets: the same clip has the same line."""
+    return {name: value for name, value in facts.items() if name not in ("id", "created")}
 
 
 def _writer(name: str | None) -> Callable[..., str] | None:

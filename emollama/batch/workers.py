@@ -38,7 +38,7 @@ _POLL_SECONDS = 0.2
 class Factory(Protocol):
     """What makes the labels in another process; it is pickled to get there."""
 
-    def load(self) -> Labels: ...
+    def load(self, *, num_cores: int | None = None) -> Labels: ...
 
 
 class Workers(Protocol):
@@ -92,7 +92,7 @@ class PoolSize:
 
     processes: int
     threads: int = 1
-    timeout_seconds: float = 1800.0
+    timeout_seconds: float = 3600.0
     cores: int | None = None
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ class FakeLabelling(Labelling):
     log: str
     breaks: str = ""
 
-    def load(self) -> FakeLabels:
+    def load(self, *, num_cores: int | None = None) -> FakeLabels:
         if self.breaks == "error":
             raise CheckpointError("the model is damaged", field="model")
         if self.breaks == "exit":

@@ -10,6 +10,7 @@ import pytest
 from emollama.batch.items import digest_of, prepare
 from emollama.batch.sources import read_source
 from emollama.errors import DatasetError, InputError, MediaLimitError
+from emollama.media import MediaLimits
 from emollama.types import Transcript
 
 
@@ -124,7 +125,7 @@ def test_what_cannot_be_read_is_told_by_the_path_as_written(tmp_path):
         prepare(items[1])
     large = write(tmp_path / "l.txt", "l.txt").parent
     with pytest.raises(MediaLimitError, match="max_bytes"):
-        prepare(read_source(large / "l.txt").items[0], max_bytes=3)
+        prepare(read_source(large / "l.txt").items[0], limits=MediaLimits(max_bytes=3))
 
 
 def test_a_link_out_of_a_manifests_folder_is_not_followed(tmp_path):
