@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 GROUP = "emollama.commands"
 # What a listing says of the sub-commands that are not imported for it.
 _SUMMARIES = {
+    "batch": "Label many clips into one folder: resumable, each clip once, errors as data.",
     "serve": "Serve /analyze and the OpenAI-compatible API.",
     "jobs": "Fine-tune through a running service: create, follow, pause and cancel jobs.",
     "keys": "API keys of the service: make, list and revoke them.",
