@@ -1,9 +1,11 @@
 """The process in which files of strangers are decoded: ``python -m server.media_child`` (see `server.media_worker`).
 
 It reads one request a line from its standard input and answers each with a frame: the length of a JSON header as four
-bytes, the header, then the arrays that the header lists, as they lie in memory. It has no secrets of the service in its
-environment, may write to no file, open few, and use so much processor time and address space; over that, the kernel
-ends it, or an allocation fails. What it really holds in memory is watched from outside.
+bytes, the header, then the arrays that the header lists, as they lie in memory. A long clip is answered window by
+window, each asked for by a line of its own. Where it is asked to, the process also follows the faces, and sends their
+crops in place of the pictures. It has no secrets of the service in its environment, may write to no file, open few,
+and use so much processor time and address space; over that, the kernel ends it, or an allocation fails. What it really
+holds in memory is watched from outside.
 """
 
 from __future__ import annotations
@@ -12,7 +14,17 @@ import json
 import os
 import struct
 import sys
-from typing import IO, Any
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from server.followed import pack
+
+if TYPE_CHECKING:
+    from emollama.errors import EmoLlamaError
+    from emollama.media_windows import ClipWindow
+    from emollama.types import Clip
 
 _OPEN_FILES = 64  # the interpreter's own, shared libraries while they are loaded, and one clip
 
@@ -24,14 +36,26 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nowhere, number)
-    import emollama.media  # noqa: F401  (whatever it takes is taken before the limits are set)
+    import cv2
+
+    import emollama.faces
+    import emollama.media_windows  # noqa: F401  (whatever it takes is taken before the limits are set)
+
+    cv2.setNumThreads(1)  # other clips are decoded beside this one
 
     _restrict(allowed["address_bytes"])
     os.nice(allowed["niceness"])
     _send(answers, {"ready": True}, [])
+    windows: Iterator[ClipWindow] | None = None
     for line in requests:
         _allow_processor_time(allowed["cpu_seconds"])
-        header, arrays = _answer(json.loads(line))
+        request = json.loads(line)
+        if "windows" in request:
+            windows = _windows(request)
+        if windows is not None:
+            header, arrays = _next(windows)
+        else:
+            header, arrays = _answer(request)
         _send(answers, header, arrays)
 
 
@@ -70,15 +94,57 @@ def _allow_processor_time(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
+def _windows(request: dict[str, Any]) -> Iterator[ClipWindow]:
+    """Open a long clip. This process reads nothing else any more."""
+    from emollama.media import MediaLimits
+    from emollama.media_windows import read_windows
+
+    with open(request["path"], "rb") as file:
+        yield from read_windows(
+            file, name=request["name"], limits=MediaLimits(**request["limits"]), **request["windows"]
+        )
+
+
+def _next(windows: Iterator[ClipWindow]) -> tuple[dict[str, Any], list[Any]]:
+    from emollama.errors import EmoLlamaError
+
+    try:
+        window = next(windows)
+    except EmoLlamaError as exc:
+        return _error(exc), []
+    header, arrays = _clip(window.clip)
+    header["window"] = {
+        "index": window.index, "start": window.start, "end": window.end, "share": window.share,
+        "is_last": window.is_last,
+    }  # fmt: skip
+    return header, arrays
+
+
 def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     from emollama.errors import EmoLlamaError
     from emollama.media import MediaLimits, read_clip
+    from emollama.media_windows import clip_seconds
 
     try:
+        if "length_of" in request:
+            return {"seconds": clip_seconds(request["length_of"])}, []
         with open(request["path"], "rb") as file:
             clip = read_clip(file, name=request["name"], limits=MediaLimits(**request["limits"]))
+        if request.get("follow_faces"):
+            clip = _with_tracks(clip, request["detector"])
     except EmoLlamaError as exc:
-        return {"error": type(exc).__name__, "message": str(exc), "field": exc.field}, []
+        return _error(exc), []
+    return _clip(clip)
+
+
+def _error(error: EmoLlamaError) -> dict[str, Any]:
+    return {
+        "error": type(error).__name__, "message": str(error), "field": error.field,
+        "limit": getattr(error, "limit", None),
+    }  # fmt: skip
+
+
+def _clip(clip: Clip) -> tuple[dict[str, Any], list[Any]]:
     header: dict[str, Any] = {
         "name": clip.name,
         "seconds": clip.seconds,
@@ -86,19 +152,36 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         "warnings": list(clip.warnings),
         "frames": None,
         "audio": None,
+        "tracks": None,
     }
-    arrays = []
+    arrays: list[Any] = []
     if clip.frames is not None:
-        images = clip.frames.images
+        images, times = clip.frames.images, clip.frames.times
         header["frames"] = {
-            "shape": list(images.shape), "source_fps": clip.frames.source_fps, "is_still": clip.frames.is_still,
+            "shape": [len(times), *images.shape[1:]], "source_fps": clip.frames.source_fps,
+            "is_still": clip.frames.is_still,
         }  # fmt: skip
-        arrays += [images.astype("uint8", copy=False), clip.frames.times.astype("<f8", copy=False)]
+        arrays += [images.astype("uint8", copy=False), times.astype("<f8", copy=False)]
     if clip.audio is not None:
         samples = clip.audio.samples
         header["audio"] = {"length": len(samples), "sample_rate": clip.audio.sample_rate, "start": clip.audio.start}
         arrays.append(samples.astype("<f4", copy=False))
+    if clip.tracks is not None:
+        header["tracks"], followed = pack(clip.tracks)
+        arrays += followed
     return header, arrays
+
+
+def _with_tracks(clip: Clip, detector: str | None) -> Clip:
+    """Follow the faces here, so that their crops travel instead of whole pictures."""
+    from emollama.face_detectors import default_detector
+    from emollama.faces import track_faces
+
+    if clip.frames is None:
+        return clip
+    finder = default_detector(None if detector is None else Path(detector))
+    tracks = track_faces(clip.frames, audio=clip.audio, detector=finder)
+    return replace(clip, tracks=tracks, frames=replace(clip.frames, images=clip.frames.images[:0]))
 
 
 def _send(answers: IO[bytes], header: dict[str, Any], arrays: list[Any]) -> None:

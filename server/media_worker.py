@@ -4,6 +4,9 @@ A few processes (`server.media_child`) live long and take one clip at a time. On
 crashes or is no longer wanted is killed and replaced at once; its clip gets an error that says so. What comes back is
 not believed: a JSON header is checked against the limits, and the arrays are raw bytes of the size that the header
 promised. Nothing is unpickled.
+
+A long clip comes window by window, from a process of its own, so that those who wait for short ones keep theirs. It
+decodes a window when it is asked for one, under the limits of a clip, and a limit of time for all of them together.
 """
 
 from __future__ import annotations
@@ -20,19 +23,22 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from emollama import errors
 from server.errors import ApiError
+from server.followed import unpack
 
 if TYPE_CHECKING:
     from emollama.media import MediaLimits
+    from emollama.media_windows import ClipWindow
     from emollama.types import Audio, Clip, Frames
 
 logger = logging.getLogger("server.media_worker")
+Answer = TypeVar("Answer")
 
 CHILD = (sys.executable, "-m", "server.media_child")
 IS_SUPPORTED = os.name == "posix"
@@ -62,8 +68,33 @@ class Decoding(Protocol):
     """Makes of an upload what an analyzer takes; blocks, may be called by several threads at once."""
 
     def decode(
-        self, path: Path, *, name: str, limits: MediaLimits, cancelled: Callable[[], bool] | None = None
-    ) -> Clip | Path: ...
+        self,
+        path: Path,
+        *,
+        name: str,
+        limits: MediaLimits,
+        cancelled: Callable[[], bool] | None = None,
+        follow_faces: bool = False,
+    ) -> Clip | Path:
+        """With ``follow_faces`` a clip may come with its faces followed (`Clip.tracks`) and without its pictures."""
+        ...
+
+    def length(self, path: Path, *, cancelled: Callable[[], bool] | None = None) -> float | None:
+        """Return the seconds that a file declares; ``None`` where it declares none."""
+        ...
+
+    def windows(
+        self,
+        path: Path,
+        *,
+        name: str,
+        seconds: float,
+        fps: float,
+        limits: MediaLimits,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Iterator[ClipWindow]:
+        """Decode a long clip window by window (`emollama.media_windows`)."""
+        ...
 
     def close(self) -> None: ...
 
@@ -72,9 +103,34 @@ class InProcess:
     """Leaves the decoding to the analyzer."""
 
     def decode(
-        self, path: Path, *, name: str, limits: MediaLimits, cancelled: Callable[[], bool] | None = None
+        self,
+        path: Path,
+        *,
+        name: str,
+        limits: MediaLimits,
+        cancelled: Callable[[], bool] | None = None,
+        follow_faces: bool = False,
     ) -> Path:
         return path
+
+    def length(self, path: Path, *, cancelled: Callable[[], bool] | None = None) -> float | None:
+        from emollama.media_windows import clip_seconds
+
+        return clip_seconds(path)
+
+    def windows(
+        self,
+        path: Path,
+        *,
+        name: str,
+        seconds: float,
+        fps: float,
+        limits: MediaLimits,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Iterator[ClipWindow]:
+        from emollama.media_windows import read_windows
+
+        return read_windows(path, name=name, seconds=seconds, fps=fps, limits=limits, cancelled=cancelled)
 
     def close(self) -> None: ...
 
@@ -83,12 +139,15 @@ class InProcess:
 class WorkerLimits:
     """What one clip may cost: wall-clock seconds, processor seconds, and the bytes that its process holds in memory.
 
+    Of a long clip every window may cost that, and the decoding of all windows together ``long_seconds``.
+
     Decoders reserve far more addresses than they ever use, one arena a thread, and what fails to reserve looks like a
     damaged file. So memory is watched, a few times a second, and the limit of addresses (``address_bytes``) is wide and
     only there for what happens between two looks.
     """
 
     seconds: float = 60.0
+    long_seconds: float = 3600.0
     cpu_seconds: int = 120
     memory_bytes: int = 3 * 2**29
     address_bytes: int = 8 * 2**30
@@ -149,6 +208,39 @@ class _Process:
     def ask(self, request: dict[str, Any], *, deadline: float, cancelled: Callable[[], bool]) -> Clip:
         """Return the clip; raises what the library raised there, or `_EndedError`."""
         self.num_clips += 1
+        return self._clip(self._answer(request, deadline, cancelled), deadline, cancelled)
+
+    def ask_length(self, path: str, *, deadline: float, cancelled: Callable[[], bool]) -> float | None:
+        """Return the seconds that a file declares; raises as `ask` does."""
+        self.num_clips += 1
+        header = self._answer({"length_of": path}, deadline, cancelled)
+        try:
+            return None if header["seconds"] is None else _finite(header["seconds"])
+        except (KeyError, TypeError, ValueError) as exc:
+            raise _EndedError("protocol") from exc
+
+    def ask_window(
+        self, request: dict[str, Any], *, index: int, start: float, deadline: float, cancelled: Callable[[], bool]
+    ) -> ClipWindow:
+        """Return the next window, which must be number ``index`` and begin at ``start``; raises as `ask` does."""
+        from emollama.media_windows import ClipWindow
+
+        header = self._answer(request, deadline, cancelled)
+        clip = self._clip(header, deadline, cancelled)
+        try:
+            told = header["window"]
+            window = ClipWindow(
+                index=int(told["index"]), start=_finite(told["start"]), end=_finite(told["end"]), clip=clip,
+                share=_finite(told["share"]), is_last=bool(told["is_last"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as exc:
+            raise _EndedError("protocol") from exc
+        follows = window.index == index and abs(window.start - start) < 1e-6
+        if not follows or not (window.is_last or window.end - window.start >= 1.0) or not 0 <= window.share <= 1:
+            raise _EndedError("protocol")
+        return window
+
+    def _answer(self, request: dict[str, Any], deadline: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
         try:
             self._stdin.write(json.dumps(request).encode() + b"\n")
         except OSError as exc:
@@ -159,8 +251,11 @@ class _Process:
             if kind is None:
                 raise _EndedError("protocol")
             field = header.get("field")
-            raise kind(str(header.get("message"))[:500], field=None if field is None else str(field)[:60])
-        return self._clip(header, deadline, cancelled)
+            error = kind(str(header.get("message"))[:500], field=None if field is None else str(field)[:60])
+            if isinstance(error, errors.MediaLimitError) and isinstance(header.get("limit"), str):
+                error.limit = header["limit"][:60]
+            raise error
+        return header
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -194,19 +289,28 @@ class _Process:
         from emollama.types import Clip
 
         try:
-            frames, audio = header["frames"], header["audio"]
+            told, audio, followed = header["frames"], header["audio"], header.get("tracks")
+            frames = None if told is None else self._frames(told, deadline, cancelled, is_bare=followed is not None)
             return Clip(
                 name=str(header["name"]),
                 seconds=_finite(header["seconds"]),
-                frames=None if frames is None else self._frames(frames, deadline, cancelled),
+                frames=frames,
                 audio=None if audio is None else self._audio(audio, deadline, cancelled),
-                sha256=str(header["sha256"]),
+                sha256=None if header["sha256"] is None else str(header["sha256"]),
                 warnings=tuple(str(each) for each in header["warnings"]),
+                tracks=None
+                if followed is None or frames is None
+                else unpack(
+                    followed, lambda size: self._read(size, deadline, cancelled), num_pictures=len(frames.times)
+                ),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise _EndedError("protocol") from exc
 
-    def _frames(self, told: dict[str, Any], deadline: float, cancelled: Callable[[], bool]) -> Frames:
+    def _frames(
+        self, told: dict[str, Any], deadline: float, cancelled: Callable[[], bool], *, is_bare: bool
+    ) -> Frames:
+        """``is_bare`` frames come without their pictures."""
         import numpy as np
 
         from emollama.types import Frames
@@ -214,11 +318,12 @@ class _Process:
         number, height, width, channels = (int(size) for size in told["shape"])
         if min(number, height, width) < 1 or channels != 3:
             raise ValueError("no pictures have this shape")
-        images = self._read(number * height * width * 3, deadline, cancelled)
+        held = 0 if is_bare else number
+        images = self._read(held * height * width * 3, deadline, cancelled)
         times = self._read(number * 8, deadline, cancelled)
         rate = told["source_fps"]
         return Frames(
-            images=np.frombuffer(images, np.uint8).reshape(number, height, width, 3),
+            images=np.frombuffer(images, np.uint8).reshape(held, height, width, 3),
             times=np.frombuffer(times, "<f8"),
             source_fps=None if rate is None else _finite(rate),
             is_still=bool(told["is_still"]),
@@ -276,29 +381,98 @@ class MediaPool:
         self._limits, self._ended, self._command = limits, ended, tuple(command)
         self._size = size
         self._is_closing = False
+        self._own: list[_Process] = []  # of long clips
         # The one that was used last is warmest, so it is the first to be taken.
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
         for _ in range(size):
             self._idle.put(self._start())
 
     def decode(
-        self, path: Path, *, name: str, limits: MediaLimits, cancelled: Callable[[], bool] | None = None
+        self,
+        path: Path,
+        *,
+        name: str,
+        limits: MediaLimits,
+        cancelled: Callable[[], bool] | None = None,
+        follow_faces: bool = False,
     ) -> Clip:
         """Decode a file. Raises `MediaError` for one that cannot be read, costs too much, or ended its process."""
+        from emollama.face_detectors import yunet_path
+
+        request = {
+            "path": str(path.absolute()), "name": name, "limits": dataclasses.asdict(limits),
+            "follow_faces": follow_faces, "detector": str(yunet_path()) if yunet_path().is_file() else None,
+        }  # fmt: skip
+        return self._lent(lambda process, **watch: process.ask(request, **watch), cancelled)
+
+    def length(self, path: Path, *, cancelled: Callable[[], bool] | None = None) -> float | None:
+        """Return the seconds that a file declares; raises as `decode` does."""
+        where = str(path.absolute())
+        return self._lent(lambda process, **watch: process.ask_length(where, **watch), cancelled)
+
+    def windows(
+        self,
+        path: Path,
+        *,
+        name: str,
+        seconds: float,
+        fps: float,
+        limits: MediaLimits,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Iterator[ClipWindow]:
+        """Decode a long clip window by window; the process lives until the iterator ends or is closed.
+
+        Raises `MediaError` as `decode` does, and `CancelledError`.
+        """
+        asked_to_stop = cancelled or (lambda: False)
+        request: dict[str, Any] = {
+            "path": str(path.absolute()), "name": name, "limits": dataclasses.asdict(limits),
+            "windows": {"seconds": seconds, "fps": fps},
+        }  # fmt: skip
+        process = self._start()
+        self._own.append(process)
+        index, start, spent = 0, 0.0, 0.0
+        try:
+            process.wait_until_ready(asked_to_stop)
+            while True:
+                if asked_to_stop():
+                    raise _EndedError("cancelled")
+                began = time.monotonic()
+                rest = self._limits.long_seconds - spent
+                window = process.ask_window(
+                    request, index=index, start=start, deadline=began + min(self._limits.seconds, rest),
+                    cancelled=asked_to_stop,
+                )  # fmt: skip
+                spent += time.monotonic() - began
+                request, index, start = {"next": True}, index + 1, window.end
+                yield window
+                if window.is_last:
+                    return
+        except _EndedError as exc:
+            if exc.reason == "cancelled":
+                raise errors.CancelledError("the reading of the clip was cancelled") from exc
+            self._ended(exc.reason)
+            raise self._told(exc.reason) from exc
+        finally:
+            process.kill()
+            with contextlib.suppress(ValueError):
+                self._own.remove(process)
+
+    def _lent(self, ask: Callable[..., Answer], cancelled: Callable[[], bool] | None) -> Answer:
+        """Ask one of the processes, and have it replaced where the question ends it."""
         asked_to_stop = cancelled or (lambda: False)
         process = self._take(asked_to_stop)
         keep = False
         try:
             process.wait_until_ready(asked_to_stop)
-            request = {"path": str(path.absolute()), "name": name, "limits": dataclasses.asdict(limits)}
             deadline = time.monotonic() + self._limits.seconds
             try:
-                clip = process.ask(request, deadline=deadline, cancelled=asked_to_stop)
+                answer = ask(process, deadline=deadline, cancelled=asked_to_stop)
             except errors.EmoLlamaError:
                 keep = True
                 raise
             keep = True
-            return clip
+            return answer
         except _EndedError as exc:
             self._ended(exc.reason)
             raise self._told(exc.reason) from exc
@@ -313,6 +487,8 @@ class MediaPool:
     def close(self) -> None:
         """End the processes; nothing is being decoded any more."""
         self._is_closing = True
+        for process in tuple(self._own):
+            process.kill()
         with contextlib.suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().kill()

@@ -165,6 +165,61 @@ def make_image(
     return path
 
 
+def make_long_video(
+    path: Path,
+    *,
+    seconds: float,
+    fps: int = 2,
+    images: Callable[[int], np.ndarray] | None = None,
+    samples: np.ndarray | None = None,
+    audio_seconds: float | None = None,
+    sample_rate: int = 8_000,
+) -> Path:
+    """Write a video as a camera does, picture and sound side by side in the file, and quickly; ``samples`` are looped.
+
+    Without ``samples`` the sound is a tone, without ``images`` the picture is `scene`. ``audio_seconds`` is for sound
+    that is shorter or longer than the picture; 0 is none.
+    """
+    loop = tone(10.0, sample_rate=sample_rate) if samples is None else np.asarray(samples, np.float32)
+    with av.open(str(path), "w", format={".mkv": "matroska"}.get(path.suffix, path.suffix[1:])) as container:
+        picture = images(0) if images else scene(0)
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
+        stream.height, stream.width = picture.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, fps)
+        until = round((seconds if audio_seconds is None else audio_seconds) * sample_rate)
+        sound = None
+        if until:
+            sound = container.add_stream("flac" if path.suffix == ".mkv" else "aac", rate=sample_rate)
+            sound.layout = "mono"
+            name = sound.codec_context.format.name
+        done, block, end = 0, 1024, max(round(seconds * fps), -(-until * fps // sample_rate))
+        for index in range(end):
+            if index < round(seconds * fps):
+                image = images(index) if images else scene(index % 30)
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+                frame.time_base, frame.pts = stream.codec_context.time_base, index
+                container.mux(stream.encode(frame))
+            while sound is not None and done < min(until, (index + 1) * sample_rate // fps):
+                piece = np.take(loop, np.arange(done, done + block), mode="wrap")[None]
+                if name == "s16":
+                    piece = np.round(piece * 32767).astype(np.int16)
+                heard = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece), name, "mono")
+                heard.sample_rate, heard.time_base, heard.pts = sample_rate, Fraction(1, sample_rate), done
+                container.mux(sound.encode(heard))
+                done += block
+        container.mux(stream.encode())
+        if sound is not None:
+            container.mux(sound.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def long_video() -> Callable[..., Path]:
+    """``long_video(path, seconds=...)``, see `make_long_video`."""
+    return make_long_video
+
+
 def _picture(
     images: Sequence[np.ndarray] | Callable[[int], np.ndarray] | None, index: int, width: int, height: int
 ) -> np.ndarray:
