@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _FAILED, _INTERRUPTED = 1, 130
 _GPU_THREADS = 4
 
-app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()

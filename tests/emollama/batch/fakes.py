@@ -18,12 +18,14 @@ from emollama.errors import CheckpointError, DependencyError, EmoLlamaError, Uns
 
 @dataclass(frozen=True, kw_only=True)
 class FakeLabelling(Labelling):
-    """``log`` gets the id of every clip that is worked on, one a line."""
+    """``log`` gets the id of every clip that is worked on, one a line, ``log``.pids the processes of it and above it."""
 
     log: str
     breaks: str = ""
 
     def load(self, *, num_cores: int | None = None) -> FakeLabels:
+        with open(f"{self.log}.pids", "a") as file:
+            file.write(f"{os.getpid()}\n{os.getppid()}\n")
         if self.breaks == "error":
             raise CheckpointError("the model is damaged", field="model")
         if self.breaks == "exit":
