@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from emollama.analyze import Analyzer
+    from emollama.long_clip import LongAnalysis
     from emollama.types import Analysis, Transcript
 
 GROUP = "emollama.commands"
@@ -169,6 +170,10 @@ def analyze(
     subtitles: Annotated[
         Path | None, typer.Option(help="Write the timeline of the one clip as .srt, .vtt, .csv or .json.")
     ] = None,
+    window: Annotated[
+        float | None,
+        typer.Option(help="Read the clip in windows of so many seconds; clips over 10 minutes always are, of 30 s."),
+    ] = None,
 ) -> None:
     """Say what the person in each clip appears to feel, with scores, timeline, evidence and reasons."""
     if json and csv:
@@ -186,7 +191,10 @@ def analyze(
     if retry_failed and output is None:
         raise InputError("--retry-failed needs --output", field="retry_failed")
 
-    job = BatchOptions(transcript=words, labels=names, language=language, asr=asr)
+    if window is not None and not 2 <= window <= 300:
+        raise InputError(f"--window is {window:g}; allowed: 2 to 300 seconds", field="window")
+
+    job = BatchOptions(transcript=words, labels=names, language=language, asr=asr, window=window)
     done = _Resume.read(output, retry_failed=retry_failed) if output is not None else None
     loader: Callable[..., Analyzer] = ctx.obj if ctx.obj is not None else _load
     analyzer = loader(model, adapter=adapter, device=device)
@@ -196,7 +204,8 @@ def analyze(
         if subtitles is not None:
             from emollama.timeline import WRITERS
 
-            subtitles.write_text(WRITERS[subtitles.suffix[1:].lower()](answer.timeline), encoding="utf-8")
+            write = WRITERS[subtitles.suffix[1:].lower()]
+            subtitles.write_text(write(_whole(answer).timeline), encoding="utf-8")
         return
     failed = _analyze_many(analyzer, items or [""], job, output=output, done=done, json=json, csv=csv)
     if failed:
@@ -212,6 +221,7 @@ class BatchOptions:
     labels: tuple[str, ...] | None
     language: str | None
     asr: str | None
+    window: float | None = None  # seconds; None where only long clips are read in windows
 
 
 def _load(model: str, *, adapter: Path | None, device: str) -> Analyzer:
@@ -271,28 +281,76 @@ def list_clips(paths: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _analyze_one(analyzer: Analyzer, path: str | None, job: BatchOptions) -> Analysis:
+def _analyze_one(analyzer: Analyzer, path: str | None, job: BatchOptions) -> Analysis | LongAnalysis:
     source: Path | bytes | None = None if not path else sys.stdin.buffer.read() if path == "-" else Path(path)
     name = "stdin" if path == "-" else None
+    if source is not None and (job.window is not None or _is_long(source)):
+        return _analyze_long(analyzer, source, job, name=name)
     return analyzer.analyze(
         source, name=name, transcript=job.transcript, labels=job.labels, language=job.language, asr=job.asr
     )
 
 
-def _show(analysis: Analysis, *, json: bool, csv: bool) -> None:
+def _is_long(source: Path | bytes) -> bool:
+    """Tell whether a clip is over the ordinary limits; what cannot be told is left to the analysis to say."""
+    from emollama.media import MediaLimits
+    from emollama.media_windows import clip_seconds
+
+    limits = MediaLimits()
+    try:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        return size > limits.max_bytes or (clip_seconds(source) or 0.0) > limits.max_seconds
+    except (EmoLlamaError, OSError):
+        return False
+
+
+def _analyze_long(analyzer: Analyzer, source: Path | bytes, job: BatchOptions, *, name: str | None) -> LongAnalysis:
+    """Analyse window by window, with a bar where somebody watches."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from emollama.long_clip import analyze_long
+    from emollama.media_windows import WINDOW_SECONDS
+
+    columns = (TextColumn("analysing"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("analysing", total=1.0)
+        return analyze_long(
+            analyzer, source, name=name, window_seconds=job.window or WINDOW_SECONDS, transcript=job.transcript,
+            labels=job.labels, language=job.language, asr=job.asr,
+            progress=lambda share: bar.update(task, completed=share),
+        )  # fmt: skip
+
+
+def _whole(answer: Analysis | LongAnalysis) -> Analysis:
+    """Return the analysis of the whole clip, however it was read."""
+    from emollama.long_clip import LongAnalysis
+
+    return answer.whole if isinstance(answer, LongAnalysis) else answer
+
+
+def _show(answer: Analysis | LongAnalysis, *, json: bool, csv: bool) -> None:
     if json:
         from json import dumps
 
-        typer.echo(dumps(analysis.to_json_dict(), ensure_ascii=False, indent=2))
+        typer.echo(dumps(answer.to_json_dict(), ensure_ascii=False, indent=2))
     elif csv:
         writer = _CsvOut()
-        writer.write(analysis.clip, analysis.to_json_dict())
+        writer.write(_whole(answer).clip, answer.to_json_dict())
     else:
         from rich.console import Console
 
-        from emollama.panel import render
+        from emollama.long_clip import LongAnalysis
+        from emollama.panel import render, render_long
 
-        Console().print(render(analysis))
+        Console().print(render_long(answer) if isinstance(answer, LongAnalysis) else render(answer))
 
 
 def _analyze_many(
@@ -313,7 +371,7 @@ def _analyze_many(
     num_new = num_old = failed = 0
     for path in _with_progress(items):
         row: dict[str, Any] = {"path": path, "sha256": ""}
-        analysis: Analysis | None = None
+        analysis: Analysis | LongAnalysis | None = None
         try:
             if path and path != "-":
                 with Path(path).open("rb") as file:

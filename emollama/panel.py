@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from emollama.labels import NANO_LABELS, adjective, canonical
+from emollama.long_clip.analysis import LongAnalysis
+from emollama.long_clip.clock import clock
 from emollama.types import Analysis, Segment
 
 _COLOURS = {
@@ -38,6 +40,48 @@ def render(analysis: Analysis) -> Panel:
     parts += [Text(), Text(analysis.rationale)]
     if any(analysis.evidence.values()):
         parts += [Text(), _evidence(analysis)]
+    return _panel(analysis, parts)
+
+
+def render_long(answer: LongAnalysis) -> Panel:
+    """Return the panel for a long clip: the whole as for a short one, with its course in place of single segments."""
+    whole = answer.whole
+    parts: list[RenderableType] = [_verdict(whole), Text(), _scores(whole)]
+    if answer.chapters:
+        parts += [Text(), _course(answer)]
+    parts += [Text(), Text(whole.rationale)]
+    if any(whole.evidence.values()):
+        parts += [Text(), _evidence(whole, in_clock_times=True)]
+    return _panel(whole, parts)
+
+
+def _course(answer: LongAnalysis) -> Group:
+    """A strip of the windows' labels over the clip's time, then the chapters and the seconds of each label."""
+    length = max(answer.whole.seconds, 1e-6)
+    labels = list(answer.whole.emotion.scores)
+    cells = [("·", "dim")] * _STRIP
+    for window in answer.windows:
+        if window.emotion.label is not None:
+            first = min(int(window.start / length * _STRIP), _STRIP - 1)
+            last = max(first + 1, round(window.end / length * _STRIP))
+            shade = ("▒" if window.emotion.abstained else "█", colour(window.emotion.label, labels))
+            cells[first : min(last, _STRIP)] = [shade] * (min(last, _STRIP) - first)
+    line = Text()
+    for character, style in cells:
+        line.append(character, style=style)
+    table = Table.grid(padding=(0, 2))
+    for chapter in answer.chapters:
+        table.add_row(
+            Text(f"{clock(chapter.start)}-{clock(chapter.end)}", style="dim"),
+            Text(chapter.label, style=colour(chapter.label, labels)),
+            Text(f"{chapter.scores[chapter.label]:.0%}", style="dim"),
+        )
+    spent = " · ".join(f"{label} {clock(seconds)}" for label, seconds in answer.time_by_label.items())
+    below = f"{len(answer.windows)} windows of {answer.window_seconds:g} s: {spent}"
+    return Group(line, table, Text(below, style="dim"))
+
+
+def _panel(analysis: Analysis, parts: list[RenderableType]) -> Panel:
     parts += [Text(), _used(analysis)]
     parts += [Text(f"! {warning}", style="dark_orange") for warning in analysis.warnings]
     total = analysis.timings_ms.get("total")
@@ -97,14 +141,15 @@ def strip(timeline: Sequence[Segment], *, seconds: float, width: int = _STRIP) -
     return Group(*lines)
 
 
-def _evidence(analysis: Analysis) -> Table:
+def _evidence(analysis: Analysis, *, in_clock_times: bool = False) -> Table:
     table = Table.grid(padding=(0, 2))
     for modality, items in analysis.evidence.items():
         for item in items:
             value = f"{item.value:.2f}" if isinstance(item.value, float) else str(item.value)
+            span = f"{clock(item.start)}-{clock(item.end)}" if in_clock_times else f"{item.start:5.1f}-{item.end:.1f} s"
             table.add_row(
                 Text(_TITLES[modality], style="dim"),
-                Text(f"{item.start:5.1f}-{item.end:.1f} s", style="dim"),
+                Text(span, style="dim"),
                 Text(item.cue),
                 Text(value, style="dim"),
             )

@@ -23,7 +23,7 @@ from emollama.long_clip.analysis import LongAnalysis, WindowAnalysis
 from emollama.long_clip.clock import in_clock_times
 from emollama.long_clip.following import FollowedFaces
 from emollama.long_clip.pooling import FaceTokens, SaidWords, VoiceTokens
-from emollama.long_clip.whole import Gathered, answer_whole
+from emollama.long_clip.whole import Gathered, answer_whole, told
 from emollama.long_clip.words import SpokenWords
 from emollama.media import MediaLimits
 from emollama.media_windows import LONG_FPS, LONG_LIMITS, WINDOW_SECONDS, ClipWindow, read_windows
@@ -219,7 +219,7 @@ class _Walk:
                 open_vocabulary=seen.open_vocabulary,
                 affect=seen.affect,
                 evidence={
-                    modality: tuple(replace(item, start=max(item.start, window.start)) for item in items)
+                    modality: tuple(told(item, not_before=window.start) for item in items)
                     for modality, items in seen.evidence.items()
                 },
                 used=tuple(used),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from emollama import evidence as ev
@@ -220,8 +220,9 @@ class _Whole:
             coarse = self._stretches()
             quotes = self._quotes(judged.words_label)
             cues = self._cues(judged, coarse, readings, quotes)
-            items["visual"] = () if self.face is None else ev.face_evidence(self.face, _longest(coarse))
-            items["audio"] = () if readings is None else ev.voice_evidence(readings)
+            visual = () if self.face is None else ev.face_evidence(self.face, _longest(coarse))
+            audio = () if readings is None else ev.voice_evidence(readings)
+            items["visual"], items["audio"] = tuple(told(i) for i in visual), tuple(told(i) for i in audio)
             items["text"] = tuple(self._quote_evidence(said) for said in quotes)
         return Understanding(
             clip=clip, tracks=(), readings=() if self.face is None else (self.face,), voice=readings,
@@ -410,3 +411,9 @@ def _longest(stretches: Sequence[Segment]) -> list[Segment]:
     weight = {s: (stretch.end - stretch.start) * stretch.scores[stretch.label] for s, stretch in enumerate(stretches)}
     kept = sorted(weight, key=lambda s: -weight[s])[:_MAX_STRETCHES]
     return [stretches[s] for s in sorted(kept)]
+
+
+def told(item: Evidence, *, not_before: float = 0.0) -> Evidence:
+    """Return an item of evidence as a long clip tells it: with times as a clock's, and within its window."""
+    start = max(item.start, not_before)
+    return replace(item, start=round(start, 3), end=round(max(start, item.end), 3), cue=in_clock_times(item.cue))
