@@ -62,10 +62,22 @@ class Analyzer:
         return self.parts.senses is None and self.parts.track_faces is track_faces
 
     @classmethod
-    def load(cls, model: str | Path = "nano", *, adapter: str | Path | None = None, device: str = "cpu") -> Analyzer:
-        """Load a model by its name in the table of models, or from a folder, with its own or another LoRA adapter."""
+    def load(
+        cls, model: str | Path = "nano", *, adapter: str | Path | None = None, device: str = "cpu", engine: str = "auto"
+    ) -> Analyzer:
+        """Load a model by its name in the table of models, or from a folder, with its own or another LoRA adapter.
+
+        ``engine`` is for the large presets: "lean", "paged", or "auto" (`emollama.preset_parts`).
+        """
         from emollama.assemble import load_parts
 
+        if str(model) != "nano":
+            from emollama.preset_parts import is_preset, load_preset_parts
+
+            if is_preset(model):
+                return cls(load_preset_parts(model, adapter=adapter, device=device, engine=engine))
+        if engine != "auto":
+            raise InputError(f"engine is {engine!r}; allowed for this model: auto", field="engine")
         return cls(load_parts(model, adapter=adapter, device=device))
 
     # ---- analysing -----------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def load_parts(model: str | Path, *, adapter: str | Path | None = None, device: 
     from emollama.prosody import measure
     from emollama.transcribe import load_transcriber
 
-    place = _device(device)
+    place = find_device(device)
     own = None if adapter is None else Path(adapter)
     assets = _assets(model, adapter=own)
     # a merged model says of itself what its adapter said
@@ -162,12 +162,13 @@ def _info(adapter: Path, assets: ModelAssets) -> AdapterInfo | None:
 def _assets(model: str | Path, *, adapter: Path | None) -> ModelAssets:
     if isinstance(model, str) and model in PRESETS and model != "nano" and not Path(model).is_dir():
         raise CheckpointError(
-            f"the weights of {model!r} are not embedded; give the folder of a model in nano's layout", field="model"
+            f"{model!r} is a large preset and not of nano's layout; `Analyzer.load` loads it", field="model"
         )
     return load_assets(model, adapter=adapter)
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Return the device of a name; one that is unknown or not here is an `InputError`."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

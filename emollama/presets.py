@@ -9,6 +9,8 @@ main face in, feature tokens by stream out, an absent modality as an absent key.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +209,11 @@ def build_encoders(
         ),
     )
     return tiny, parts, tokenizer
+
+
+def debug_digest(config: ModelConfig) -> str:
+    """Return the sha256 that tells debug builds apart, as that of its files tells a real base."""
+    return hashlib.sha256(json.dumps(config.to_json_dict(), sort_keys=True).encode()).hexdigest()
 
 
 def build_debug_backbone(config: ModelConfig, *, seed: int = 0) -> nn.Module:

@@ -11,6 +11,7 @@ is `emollama.paged_engine`. transformers 5.17 and later have what is needed; wha
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import threading
@@ -204,6 +205,18 @@ class PagedBackbone:
         if options.page_size is not None:
             wanted[self._api.page_field] = options.page_size
         return self._api.settings(**wanted)
+
+
+def twin_of(model: nn.Module) -> nn.Module:
+    """Return a model over the same parameters, for plain passes with embeddings and masks.
+
+    The one that the engine has computes attention over pages and cannot make these. Nothing of the weights is copied;
+    to be made before `PagedBackbone` replaces the embedding.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = cast(Any, copy.deepcopy(model, shared))
+    twin.set_attn_implementation("sdpa")
+    return cast(nn.Module, twin)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from emollama.chat_prompt import TEMPLATE_OF, ChatRenderer, ChatTokenizer, FileT
 from emollama.config import preset
 from emollama.errors import CheckpointError, DatasetError, InputError
 from emollama.manifest import Sample
+from emollama.preset_renderer import label_question
 from emollama.types import Message
 from train.trainees import Example, Outcome, Reading
 from train.trainees.card import render_card
@@ -202,6 +203,8 @@ class PresetTrainee:
         return next(name for name in self.labels if canonical(name) == canonical(label))
 
     def _label_question(self, index: int) -> str:
+        if index == 0:
+            return label_question(self.labels)  # what answers are asked by
         wording: str = self._questions["label"][index]
         return wording.replace("{labels}", ", ".join(self.labels))
 
@@ -284,7 +287,9 @@ class PresetTrainee:
     def base_sha256(self) -> str:
         """The digest of backbone and tokenizer; of a debug build, of what it is built from."""
         if self.options.debug:
-            return hashlib.sha256(json.dumps(self.config.to_json_dict(), sort_keys=True).encode()).hexdigest()
+            from emollama.presets import debug_digest
+
+            return debug_digest(self.config)
         return base_digest(self._backbone, self._backbone / "tokenizer.json")
 
     def label_scores(self, model: EmoLlama, examples: Sequence[Example]) -> np.ndarray:

@@ -1,0 +1,258 @@
+"""A large preset's folder -> the parts of an analyzer.
+
+Three things can be asked for: the folder that a fine-tuning job wrote (adapter and projectors, on the preset's
+backbone), the folder that `emollama merge` made of it (backbone and projectors), and a preset by its name with such an
+adapter. Weights that are not in the folder are looked for in its ``weights/NAME`` (a folder, a file or a link; names
+are those of `emollama.checkpoint.MODELS`), then in the Hugging Face cache; nothing is fetched. What was trained with
+``task.debug`` is served on the same tiny random base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from emollama.adapter import AdapterInfo, base_digest
+from emollama.assemble import RuntimeEngine, find_device
+from emollama.backbones.lean import LeanLlama
+from emollama.calibration import Calibration
+from emollama.chat_prompt import TEMPLATE_OF, ChatRenderer, ChatTokenizer, FileTokenizer
+from emollama.config import PRESETS, LlamaShape, ModelConfig, preset
+from emollama.errors import CheckpointError, InputError
+from emollama.parts import Engine, Parts
+from emollama.preset_judge import PresetJudge
+from emollama.preset_renderer import PresetRenderer
+from emollama.preset_senses import PresetSenses, sources_of
+from emollama.presets import Part, build_debug_backbone, build_encoders, debug_digest, find_weights, load_encoders
+from emollama.projectors import build_projector
+from emollama.runtime import Runtime
+from emollama.tensors import load_into, read_tensors
+
+ENGINES = ("auto", "lean", "paged")
+# Off a GPU transformers would take most of the machine's memory; these hold sixteen dialogues of four thousand tokens.
+_PAGES = 16 * 4096 // 256
+_LARGE = tuple(name for name in PRESETS if name != "nano")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What there is of a model: its preset, what says so, and where projectors, LoRA and a merged backbone lie."""
+
+    name: str
+    info: AdapterInfo
+    folder: Path
+    lora: Path | None
+    merged: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Base:
+    """The base underneath: its configuration, encoders, tokenizer, and where the backbone's weights come from."""
+
+    config: ModelConfig
+    encoders: tuple[Part, ...]
+    tokenizer: ChatTokenizer
+    backbone: Path | None
+
+
+def is_preset(model: str | Path) -> bool:
+    """Say whether a model is one of the large presets, by its name or by what its folder says of itself."""
+    if isinstance(model, str) and model in _LARGE and not Path(model).is_dir():
+        return True
+    info = AdapterInfo.load(Path(model)) if Path(model).is_dir() else None
+    return info is not None and info.base in _LARGE
+
+
+def load_preset_parts(
+    model: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    device: str = "cpu",
+    engine: str = "auto",
+    weights: Mapping[str, Path] | None = None,
+) -> Parts:
+    """Load what an analyzer needs of a large preset; see the module. ``weights`` names folders of weights by name.
+
+    ``engine`` "paged" is transformers' continuous batching, "lean" our own runtime; "auto" is paged on CUDA.
+    Raises `CheckpointError` for an adapter of another base, `DependencyError` that names weights which are not here.
+    """
+    from emollama.faces import track_faces
+    from emollama.prosody import measure
+    from emollama.transcribe import load_transcriber
+
+    if engine not in ENGINES:
+        raise InputError(f"engine is {engine!r}; allowed: {', '.join(ENGINES)}", field="engine")
+    place = find_device(device)
+    found = _find(model, None if adapter is None else Path(adapter))
+    base = _base(found, weights=dict(weights or {}), device=place)
+    chat = ChatRenderer(base.tokenizer, template=TEMPLATE_OF[found.name], streams=base.config.streams)
+    renderer = PresetRenderer(chat)
+    projectors = _projectors(base.config, found.folder)
+    if engine == "paged" or (engine == "auto" and place.type == "cuda"):
+        answers: Engine = _paged(found, base, projectors, chat, place)
+    else:
+        answers = RuntimeEngine(_lean(found, base, projectors, chat, place))
+    path = found.folder / "calibration.json"
+    calibration = Calibration.load(path) if path.is_file() else Calibration()
+    labels = found.info.labels
+    senses = PresetSenses(base.encoders, base.config, measure_voice=measure)
+    judge = PresetJudge(
+        renderer,
+        answers,
+        calibration,
+        sources=sources_of(base.config),
+        queries={
+            stream.name: stream.projector.num_queries if stream.projector.kind == "resampler" else None
+            for stream in base.config.streams
+        },
+        labels=labels or _default_labels(),
+    )
+    return Parts(
+        name=found.name if found.lora is not None or found.merged is None else found.folder.name,
+        adapter=found.folder.name if found.merged is None else None,
+        labels=labels,
+        answers="own",
+        renderer=cast(Any, renderer),  # what is asked of nano's; see its docstring
+        engine=answers,
+        face=cast(Any, _NoReader("face")),
+        voice=cast(Any, _NoReader("voice")),
+        measure_voice=measure,
+        track_faces=track_faces,
+        calibration=calibration,
+        recogniser=partial(load_transcriber, device=str(place)),
+        senses=senses,
+        judge=judge,
+    )
+
+
+def _default_labels() -> tuple[str, ...]:
+    from emollama.labels import NANO_LABELS
+
+    return NANO_LABELS
+
+
+class _NoReader:
+    """Stands where nano has a reader of one modality; a preset's encoders look at whole clips."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def read(self, *_: Any, **__: Any) -> Any:
+        raise InputError(f"a large preset reads the {self.what} together with the whole clip", field="model")
+
+
+# ---- finding -----------------------------------------------------------------------------------------------------
+
+
+def _find(model: str | Path, adapter: Path | None) -> _Found:
+    own = None if not Path(model).is_dir() else Path(model)
+    folder = adapter or own
+    if folder is None:
+        raise CheckpointError(
+            f"{model} has no projectors of its own; give the folder of an adapter that was trained on it "
+            "(`emollama train qlora`), or a folder that `emollama merge` made",
+            field="model",
+        )
+    info = AdapterInfo.load(folder)
+    if info is None or info.base not in _LARGE:
+        said = "nothing" if info is None else info.base
+        raise CheckpointError(
+            f"{folder} says {said} of its base; allowed: {', '.join(_LARGE)} in its emollama.json", field="adapter"
+        )
+    if own is None and model != info.base:
+        raise CheckpointError(f"{folder} was trained on {info.base!r}, not on {model!r}", field="adapter")
+    if own is not None and adapter is not None:
+        under = AdapterInfo.load(own)
+        if under is None or under.base != info.base:
+            raise CheckpointError(f"{adapter} was trained on {info.base!r}, {own} is another model", field="adapter")
+    if not (folder / "projectors.safetensors").is_file():
+        raise CheckpointError(f"{folder} holds no projectors.safetensors", field="model")
+    merged = None if own is None or not (own / "backbone").is_dir() else own / "backbone"
+    lora = folder if (folder / "adapter_config.json").is_file() else None
+    return _Found(name=info.base, info=info, folder=folder, lora=lora, merged=merged)
+
+
+def _base(found: _Found, *, weights: dict[str, Path], device: torch.device) -> _Base:
+    if found.merged is None:
+        config, encoders, tokenizer = build_encoders(found.name, debug=True)
+        if found.info.base_sha256 == debug_digest(config):
+            return _Base(config=config, encoders=encoders, tokenizer=tokenizer, backbone=None)
+    config = preset(found.name)
+    beside = found.folder / "weights"
+    places = {path.name: path for path in sorted(beside.iterdir())} if beside.is_dir() else {}
+    places |= weights
+    if found.merged is not None:
+        places[config.backbone_weights or ""] = found.merged
+    resolved = find_weights(found.name, folders=places)
+    backbone = resolved[config.backbone_weights or ""]
+    tokenizer_path = backbone / "tokenizer.json"
+    file_tokenizer = FileTokenizer.load(tokenizer_path)
+    if found.lora is not None and found.info.base_sha256 != base_digest(backbone, tokenizer_path):
+        raise CheckpointError(
+            f"adapter {found.folder.name} was trained on another {found.name!r} than this one (its sha256 differs); "
+            "give the backbone that it was trained on",
+            field="adapter",
+        )
+    encoders = load_encoders(config, resolved, device=device)
+    return _Base(config=config, encoders=encoders, tokenizer=file_tokenizer, backbone=backbone)
+
+
+def _projectors(config: ModelConfig, folder: Path) -> dict[str, nn.Module]:
+    modules = nn.ModuleDict(
+        {
+            stream.name: build_projector(stream.width, config.backbone.hidden_size, stream.projector)
+            for stream in config.streams
+        }
+    )
+    path = folder / "projectors.safetensors"
+    load_into(modules, read_tensors(path, dtype=torch.float32), what=str(path))
+    return dict(modules.items())
+
+
+# ---- engines -----------------------------------------------------------------------------------------------------
+
+
+def _lean(
+    found: _Found, base: _Base, projectors: Mapping[str, nn.Module], chat: ChatRenderer, device: torch.device
+) -> Runtime:
+    dtype = torch.float32 if device.type == "cpu" else getattr(torch, base.config.dtype)
+    if base.backbone is None:
+        tensors = build_debug_backbone(base.config).state_dict()
+        lean = LeanLlama.from_tensors(
+            base.config.backbone, tensors, adapter=found.lora, dtype=dtype, device=device, what="the debug backbone"
+        )
+    else:
+        lean = LeanLlama.load(base.backbone, adapter=found.lora, dtype=dtype, device=device)
+    return Runtime(lean, projectors, chat.placeholder_ids, eos_ids=_ends(lean.shape, chat))
+
+
+def _paged(
+    found: _Found, base: _Base, projectors: Mapping[str, nn.Module], chat: ChatRenderer, device: torch.device
+) -> Engine:
+    from emollama.backbones.llama import load_llama
+    from emollama.backbones.lora import load_lora, merge_lora
+    from emollama.backbones.paged import PagedOptions
+    from emollama.paged_parts import PagedChatEngine
+
+    dtype = torch.float32 if device.type == "cpu" else getattr(torch, base.config.dtype)
+    llama: Any = build_debug_backbone(base.config) if base.backbone is None else load_llama(base.backbone, dtype=dtype)
+    if found.lora is not None:
+        llama = merge_lora(load_lora(llama, found.lora))
+    shape = base.config.backbone if base.backbone is None else LlamaShape.load(base.backbone)
+    return PagedChatEngine.of(
+        llama.requires_grad_(False).to(device).eval(),
+        projectors,
+        chat.placeholder_ids,
+        eos_ids=frozenset(_ends(shape, chat)),
+        options=PagedOptions(mode="sample", num_pages=None if device.type == "cuda" else _PAGES),
+    )
+
+
+def _ends(shape: LlamaShape, chat: ChatRenderer) -> tuple[int, ...]:
+    return tuple(dict.fromkeys((*shape.eos_token_ids, chat.end_id)))
