@@ -45,6 +45,7 @@ from server.schemas.analyses import DONE_EXAMPLE, QUEUED_EXAMPLE, analysis_schem
 from server.schemas.analysis import EXAMPLE
 from server.schemas.chat import chat_schemas
 from server.schemas.fine_tuning import request_schemas
+from server.schemas.stages import stage_schemas
 from server.scratch import Scratch
 from server.settings import Settings
 from server.store import Store
@@ -101,7 +102,9 @@ class _Service(FastAPI):
                     content = answer.get("content", {}).get("application/json", {})
                     for code, example in content.get("examples", {}).items():
                         example["value"] = errors.envelope(code)
-        document["components"]["schemas"].update({**request_schemas(), **chat_schemas(), **analysis_schemas()})
+        document["components"]["schemas"].update(
+            {**request_schemas(), **chat_schemas(), **analysis_schemas(), **stage_schemas()}
+        )
         whole = {
             ("/analyze", "post", "200"): EXAMPLE,
             ("/v1/analyses", "post", "202"): QUEUED_EXAMPLE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
@@ -26,6 +26,7 @@ from server.store import Store
 
 if TYPE_CHECKING:
     from emollama.media import MediaLimits
+    from emollama.stages import StageEvent
     from emollama.types import Analysis, Clip
 
 
@@ -33,8 +34,21 @@ class Analyzing(Protocol):
     """What the service needs of an analyzer: `emollama.analyze.Analyzer`, or a stand-in in a test.
 
     `analyze` blocks, may be called by several threads at once, asks ``cancelled`` now and then and stops when it
-    says so.
+    says so; so does iterating over `stages`, which tells what is known on the way.
     """
+
+    def stages(
+        self,
+        source: Path | bytes | Clip | None,
+        *,
+        name: str | None = None,
+        transcript: str | None = None,
+        labels: str | Sequence[str] | None = None,
+        language: str | None = None,
+        timeline: bool = True,
+        limits: MediaLimits | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Generator[StageEvent, None, None]: ...
 
     def analyze(
         self,

@@ -33,6 +33,7 @@ _LIMIT = "rate_limit_error"
 _AUTHENTICATION = "authentication_error"
 _PERMISSION = "permission_error"
 _SERVER = "server_error"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,8 @@ EXCEPTIONS: Mapping[type[Exception], str] = MappingProxyType(
         library.MediaError: "undecodable_media",
         library.BusyError: "busy",
         library.DependencyError: "dependency_missing",
+        library.CancelledError: "client_closed_request",
+        library.DeadlineError: "deadline_exceeded",
         library.EmoLlamaError: "internal_error",
     }
 )
@@ -294,7 +297,7 @@ def from_library(exc: library.EmoLlamaError) -> ApiError:
     if isinstance(exc, library.UnknownNameError) and exc.field == "model":
         return ApiError("model_not_found", str(exc), param="model")
     code = next(EXCEPTIONS[kind] for kind in type(exc).__mro__ if kind in EXCEPTIONS)
-    if CODES[code].status >= 500:
+    if CODES[code].status >= 500 and not isinstance(exc, library.DeadlineError):
         return ApiError(code)
     headers = {}
     if isinstance(exc, library.BusyError):
@@ -346,6 +349,28 @@ def note(request: Request, error: ApiError) -> JSONResponse:
     return error.response()
 
 
+def told_of(request: Request, exc: Exception) -> ApiError:
+    """Return what the client is told of an error, and log what the operator has to know of it.
+
+    One that nobody planned is told with the request's id alone.
+    """
+    if isinstance(exc, ApiError):
+        return exc
+    if isinstance(exc, library.EmoLlamaError):
+        error = from_library(exc)
+        error.message = without_paths(error.message, getattr(request.app.state, "scratch_root", None))
+        if error.status >= 500:
+            # The message is the operator's: it names a file or a package, never what a request held.
+            logger.error("request failed", extra={"fields": {"kind": type(exc).__name__, "reason": str(exc)}})
+        return error
+    if isinstance(exc, OSError) and exc.errno in _NO_ROOM:
+        logger.error("the disk is full")
+        return ApiError("storage_full")
+    request_id = getattr(request.state, "request_id", "")
+    logger.error("unplanned error", extra={"fields": {"request_id": request_id}}, exc_info=exc)
+    return ApiError("internal_error", f"internal error; the log has the details under request id {request_id}")
+
+
 def without_paths(text: str, root: str | None) -> str:
     """Return the text with every path under ``root`` (where uploads lie) replaced by "the file"."""
     return re.sub(re.escape(root) + r"[^\s'\":,;)\]]*", "the file", text) if root else text
@@ -358,20 +383,14 @@ async def _on_api_error(request: Request, exc: Exception) -> JSONResponse:
 
 async def _on_library_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, library.EmoLlamaError)
-    error = from_library(exc)
-    error.message = without_paths(error.message, getattr(request.app.state, "scratch_root", None))
-    if error.status >= 500:
-        # The message is the operator's: it names a file or a package, never what a request held.
-        logger.error("request failed", extra={"fields": {"kind": type(exc).__name__, "reason": str(exc)}})
-    return note(request, error)
+    return note(request, told_of(request, exc))
 
 
 async def _on_os_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, OSError)
-    if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if exc.errno not in _NO_ROOM:
         raise exc
-    logger.error("the disk is full")
-    return note(request, ApiError("storage_full"))
+    return note(request, told_of(request, exc))
 
 
 async def _on_validation_error(request: Request, exc: Exception) -> JSONResponse:

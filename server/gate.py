@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from emollama.cores import CORES
 from emollama.errors import BusyError
+from server.deadline import Deadline
 from server.errors import ApiError
 
 T = TypeVar("T")
@@ -87,11 +88,11 @@ class Gate:
             )
 
     async def run(
-        self, work: Callable[[Stop], T], *, gone: Callable[[], Awaitable[None]], timeout_seconds: float
+        self, work: Callable[[Stop], T], *, gone: Callable[[], Awaitable[None]], deadline: Deadline
     ) -> Outcome[T]:
         """Run ``work`` in a thread and return its outcome.
 
-        ``gone`` returns when the client has gone away. Then, at the deadline, and when this task is cancelled, the
+        ``gone`` returns when the client has gone away. Then, at the ``deadline``, and when this task is cancelled, the
         work is asked to stop and this call ends at once. Raises `BusyError`, and `ApiError` with the code
         ``client_closed_request``, ``deadline_exceeded`` or (after `close`) ``not_ready``.
         """
@@ -106,14 +107,14 @@ class Gate:
         watch = asyncio.ensure_future(gone())
         either: list[asyncio.Future[Any]] = [answer, watch]
         try:
-            await asyncio.wait(either, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=deadline.left_seconds(), return_when=asyncio.FIRST_COMPLETED)
             if self._is_closing:
                 raise ApiError("not_ready", "the service is being stopped")
             if answer.done():
                 return answer.result()
             if watch.done():
                 raise ApiError("client_closed_request")
-            raise ApiError("deadline_exceeded", f"the analysis was not complete after {timeout_seconds:g} s")
+            raise deadline.exceeded()
         finally:
             stop.set()
             future.cancel()

@@ -100,7 +100,12 @@ class Settings(BaseSettings):
 
     concurrency: int = Field(2, ge=1, description="Clips analysed at the same time.")
     queue_size: int = Field(16, ge=0, description="Clips that may wait for a place; more are told to come back.")
-    request_timeout_seconds: float = Field(120.0, gt=0, description="Time from accepted upload to answer.")
+    request_timeout_seconds: float = Field(
+        120.0, gt=0, description="Longest time from accepted upload to answer, waiting for a place included."
+    )
+    stream_heartbeat_seconds: float = Field(
+        5.0, gt=0, description="Silence after which a stream says that it is still there."
+    )
     shutdown_seconds: int = Field(20, ge=0, description="Time that running requests get when the process is stopped.")
 
     temp_dir: Path | None = Field(

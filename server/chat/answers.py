@@ -7,7 +7,6 @@ after the beginning is an event with the error's envelope, and the stream ends w
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from server.schemas.chat import (
     TopLogprobOut,
     UsageOut,
 )
+from server.streaming import sse
 
 if TYPE_CHECKING:
     from emollama.conversation import Said, TokenChance
@@ -111,7 +111,7 @@ async def stream(running: Running, tally: Tally, model: str) -> AsyncIterator[by
 
     def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
         usage = {"usage": None} if wants_usage else {}
-        return _event({**frame, "choices": choices, "system_fingerprint": None, **usage, **more})
+        return sse.event({**frame, "choices": choices, "system_fingerprint": None, **usage, **more})
 
     pieces = running.said()
     try:
@@ -128,10 +128,10 @@ async def stream(running: Running, tally: Tally, model: str) -> AsyncIterator[by
                 yield chunk([_choice(said.index, {}, finish=said.finish)], **more)
         if wants_usage:
             yield chunk([], usage=tally.usage().model_dump())
-        yield b"data: [DONE]\n\n"
+        yield sse.DONE
     except (ApiError, EmoLlamaError) as exc:
         error = exc if isinstance(exc, ApiError) else from_library(exc)
-        yield b"data: " + bytes(error.response().body) + b"\n\n"
+        yield sse.event(bytes(error.response().body))
     finally:
         await pieces.aclose()  # type: ignore[attr-defined]  # an async generator
 
@@ -150,7 +150,3 @@ def _logprob(chance: TokenChance) -> LogprobOut:
         token=chance.text, logprob=chance.logprob, bytes=list(chance.text.encode()),
         top_logprobs=[TopLogprobOut(token=text, logprob=p, bytes=list(text.encode())) for text, p in chance.top],
     )  # fmt: skip
-
-
-def _event(document: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -6,7 +6,6 @@ prompt, decode the replies. It emits what it has done as it goes, from its threa
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from server.chat.cache import ClipCache, ClipKey
 from server.chat.dialogue import Dialogue
 from server.chat.sources import ClipFile, Sources
+from server.deadline import Deadline
 from server.errors import ApiError
+from server.followed import wanted_by
 from server.gate import Gate, Stop
 from server.media_worker import Decoding
 from server.schemas.chat import ChatIn
+from server.streaming.feed import Feed
 
 if TYPE_CHECKING:
     from emollama.conversation import Asked, Reading, ReplyOptions, Said, Turn
@@ -99,7 +101,9 @@ class Chat:
         for place, file in self.fresh.items():
             part = self.dialogue.clips[place]
             began = time.perf_counter()
-            clip = self.decoder.decode(file.path, name=file.name, limits=self.limits, cancelled=stop)
+            clip = self.decoder.decode(
+                file.path, name=file.name, limits=self.limits, cancelled=stop, follow_faces=wanted_by(self.analyzer)
+            )
             decode_ms += 0.0 if clip is file.path else _ms(began)
             reading = conversation.read(
                 clip, name=file.name, transcript=part.transcript, limits=self.limits, cancelled=stop
@@ -204,47 +208,33 @@ async def gather(
 
 
 class Running:
-    """A chat in the gate, and what it has emitted so far."""
+    """A chat in the gate, and what it has put so far."""
 
-    def __init__(self, chat: Chat, gate: Gate, *, gone: Callable[[], Awaitable[None]], timeout_seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Any] = asyncio.Queue()
+    def __init__(self, chat: Chat, gate: Gate, *, gone: Callable[[], Awaitable[None]], deadline: Deadline) -> None:
         queued_at = time.perf_counter()
 
-        def emit(item: Any) -> None:
-            loop.call_soon_threadsafe(self._queue.put_nowait, item)
+        def work(stop: Stop, put: Callable[[Any], None]) -> None:
+            chat.work(stop, put, queued_at)
 
-        def work(stop: Stop) -> None:
-            chat.work(stop, emit, queued_at)
-
-        self._task = asyncio.create_task(gate.run(work, gone=gone, timeout_seconds=timeout_seconds))
-        # In the loop's order: all that the work emitted is in the queue before this is.
-        self._task.add_done_callback(lambda _: loop.call_soon(self._queue.put_nowait, None))
+        self._feed: Feed[Any] = Feed(gate, work, gone=gone, deadline=deadline)
 
     async def prepared(self) -> Prepared:
         """Wait until the clip is known; raises what went wrong."""
-        item = await self._next()
+        item = await self._feed.next()
         assert isinstance(item, Prepared)
         return item
 
     async def said(self) -> AsyncIterator[Said]:
         """Yield the pieces of the replies; raises what goes wrong, and stops the work when it is closed."""
         try:
-            while (item := await self._next()) is not None:
+            while (item := await self._feed.next()) is not None:
                 yield item
         finally:
             await self.close()
 
     async def close(self) -> None:
         """Ask the work to stop, when it still runs."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _next(self) -> Any:
-        item = await self._queue.get()
-        if item is None:
-            self._task.result()  # raises what the work raised
-        return item
+        await self._feed.close()
 
 
 def _ms(since: float) -> float:

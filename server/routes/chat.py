@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
 
 from server.body import read_json_body
 from server.chat.answers import Tally, stream, whole
 from server.chat.dialogue import read_dialogue
 from server.chat.service import Running, gather
 from server.chat.sources import Sources
+from server.deadline import Deadline
 from server.deps import (
     ChatDep,
     DataDep,
@@ -30,6 +31,7 @@ from server.deps import (
 from server.errors import ApiError, responses
 from server.routes.analyze import until_gone
 from server.schemas.chat import REQUEST_BODY, ChatIn, ChatOut
+from server.streaming.sse import EventResponse
 
 T = TypeVar("T")
 
@@ -64,38 +66,29 @@ async def create_chat_completion(
         body = await _in_time(read_json_body(request, max_bytes=desk.max_body_bytes), settings.upload_timeout_seconds)
         given = await asyncio.to_thread(ChatIn.from_json, body)
         del body
+    deadline = Deadline(settings.request_timeout_seconds)
     dialogue = await asyncio.to_thread(read_dialogue, given.messages)
-    analyzer = await models.acquire(given.model, owner=principal.sees)
+    async with deadline.within():
+        analyzer = await models.acquire(given.model, owner=principal.sees)
     sources = Sources(max_bytes=settings.max_upload_bytes, store=store, data=data, fetcher=fetcher, sees=principal.sees)
-    with desk.folder() as folder:
-        chat = await _unless_gone(
-            request,
-            gather(
-                given, dialogue, sources=sources, folder=folder, owner=principal.owner, model=given.model,
-                analyzer=analyzer, cache=desk.cache, decoder=decoder, limits=settings.media_limits(),
-            ),
-        )  # fmt: skip
-        running = Running(
-            chat, gate, gone=lambda: until_gone(request), timeout_seconds=settings.request_timeout_seconds
-        )
-        try:
+    async with AsyncExitStack() as held:
+        with desk.folder() as folder:
+            async with deadline.within():
+                chat = await _unless_gone(
+                    request,
+                    gather(
+                        given, dialogue, sources=sources, folder=folder, owner=principal.owner, model=given.model,
+                        analyzer=analyzer, cache=desk.cache, decoder=decoder, limits=settings.media_limits(),
+                    ),
+                )  # fmt: skip
+            running = Running(chat, gate, gone=lambda: until_gone(request), deadline=deadline)
+            held.push_async_callback(running.close)
             tally = Tally(given, await running.prepared(), metrics, began)
-        except BaseException:
-            await running.close()
-            raise
-    desk.forget_later()
-    if given.stream:
-        return StreamingResponse(_watched(stream(running, tally, given.model)), media_type="text/event-stream")
-    return await whole(running, tally, given.model)
-
-
-async def _watched(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Close the events when the response is given up."""
-    try:
-        async for event in events:
-            yield event
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]  # an async generator
+        desk.forget_later()
+        if not given.stream:
+            return await whole(running, tally, given.model)
+        events = stream(running, tally, given.model)
+        return EventResponse(events, held=held.pop_all(), heartbeat_seconds=settings.stream_heartbeat_seconds)
 
 
 async def _in_time(reading: Awaitable[T], seconds: float) -> T:

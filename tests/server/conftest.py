@@ -24,6 +24,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from emollama.errors import CheckpointError
+from emollama.stages import Decoded, Done, FacesFound, Labelled, RationalePiece
 from emollama.types import (
     Affect,
     Analysis,
@@ -112,6 +113,28 @@ class FakeAnalyzer:
         if self.error is not None:
             raise self.error
         return make_analysis(clip=options["name"], timeline=make_analysis().timeline if options["timeline"] else ())
+
+    def stages(self, source: Path, **options: Any) -> Iterator[Any]:
+        """The same, told in stages once it may answer."""
+        yield from stages_of(self.analyze(source, **options))
+
+
+def stages_of(analysis: Analysis) -> Iterator[Any]:
+    """What `Analyzer.stages` tells on the way to an analysis; the rationale in two pieces."""
+    yield Decoded(seconds=analysis.seconds, num_frames=12, has_audio=False, warnings=analysis.warnings)
+    yield FacesFound(tracks=analysis.faces)
+    yield Labelled(
+        emotion=analysis.emotion, open_vocabulary=analysis.open_vocabulary, affect=analysis.affect,
+        evidence=analysis.evidence, transcript=analysis.transcript,
+    )  # fmt: skip
+    yield RationalePiece(text=analysis.rationale[:10])
+    yield RationalePiece(text=analysis.rationale[10:])
+    yield Done(analysis=analysis)
+
+
+@pytest.fixture(name="stages_of")
+def _stages_of() -> Callable[[Analysis], Iterator[Any]]:
+    return stages_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Answers that come in pieces: the writer of server-sent events, and how work in a thread feeds it."""
