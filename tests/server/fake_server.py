@@ -1,8 +1,13 @@
-"""A server process with a stand-in for its model and its trainer; settings come from the environment."""
+"""A server process with stand-ins for its model and its trainer; settings come from the environment.
+
+A clip whose name starts with "waits" is analysed when there is a file "go" in the data folder.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +18,29 @@ from server.cli import run_server
 from server.settings import Settings
 
 
-def load(spec: Any) -> Any:
-    """Every model "loads"; none can analyse, which no test that starts a process asks for."""
-    return spec
+class Analyzer:
+    """Notes which clips it has begun, one line each, in "begun.log" in the data folder."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    def analyze(self, source: Path, *, name: str, cancelled: Any, **options: Any) -> Any:
+        from tests.server.conftest import make_analysis
+
+        with (self._data / "begun.log").open("a") as log:
+            log.write(f"{os.getpid()} {name}\n")
+        while name.startswith("waits") and not (self._data / "go").exists():
+            if cancelled():
+                raise RuntimeError("stopped")
+            time.sleep(0.01)
+        return make_analysis(clip=name)
 
 
 def main() -> None:
     settings = Settings()
     trainer = (sys.executable, "-I", "-S", str(Path(__file__).with_name("fake_trainer.py")))
-    app = create_app(settings, load=load, trainer=trainer)
+    analyzer = Analyzer(settings.data_folder())
+    app = create_app(settings, load=lambda spec: analyzer, trainer=trainer)
     run_server(uvicorn.Config(app, port=settings.port, log_level="warning", timeout_graceful_shutdown=30))
 
 

@@ -110,3 +110,24 @@ async def test_closing_stops_what_runs_and_says_so(eventually: Any) -> None:
     with pytest.raises(ApiError) as caught:
         await task
     assert caught.value.code == "not_ready"
+
+
+async def test_work_in_no_hurry_begins_in_a_lull_or_when_there_is_none_for_long(eventually: Any) -> None:
+    gate = Gate(concurrency=1, queue_size=1)
+    release, begun = threading.Event(), threading.Event()
+
+    def wait(patience: float, cancelled: Any = lambda: False) -> asyncio.Task[None]:
+        return asyncio.create_task(asyncio.to_thread(gate.await_lull, cancelled=cancelled, patience_seconds=patience))
+
+    await wait(30)  # nobody is there
+    tasks = [asyncio.create_task(gate.run(waiting_for(release), gone=never, deadline=Deadline(30))) for _ in range(2)]
+    await eventually(lambda: gate.num_running == 1)
+    await wait(0.05)  # patience ends
+    patient, cancelled = wait(30), wait(30, cancelled=begun.is_set)
+    begun.set()
+    await cancelled
+    assert not patient.done()
+    release.set()
+    await asyncio.gather(*tasks)
+    await patient
+    await gate.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from server import webhooks
@@ -29,12 +32,14 @@ class Receiver:
 
     def __init__(self) -> None:
         self.received: list[tuple[dict[str, str], str]] = []
+        self.paths: list[str] = []
         self.answers: list[int] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"])).decode()
+                outer.paths.append(self.path)
                 outer.received.append(({name.lower(): value for name, value in self.headers.items()}, body))
                 self.send_response(outer.answers.pop(0) if outer.answers else 200)
                 self.send_header("location", f"{outer.url}/elsewhere")
@@ -106,6 +111,96 @@ def test_the_end_of_a_job_is_told_and_the_official_client_believes_it(
     with openai.OpenAI(api_key="unused", webhook_secret=SECRET) as client:
         with pytest.raises(openai.InvalidWebhookSignatureError):
             client.webhooks.unwrap(body.replace("ftjob", "ftjob-x"), headers)
+
+
+def test_the_end_of_an_analysis_is_told_to_the_address_that_came_with_it(
+    module_live: Callable[..., Any], receiver: Receiver, wait_until: Callable[..., None], analyzer_type: Any
+) -> None:
+    mine = "whsec_" + base64.b64encode(b"m" * 32).decode()
+    operators = {"webhook_url": f"{receiver.url}/operator", "webhook_secret": SECRET, "webhook_allow_private": True}
+    s = module_live(analyzer_type(), analysis_webhooks="any", **operators)
+    wav = {"file": ("a.wav", b"RIFF\x24\x00\x00\x00WAVEfmt " + b"\0" * 32)}
+    fields = {"webhook_url": receiver.url, "webhook_secret": mine}
+    answer = httpx.post(f"{s.url}/v1/analyses", files=wav, data=fields, timeout=30)
+    assert answer.json()["webhook_url"] == receiver.url
+    assert mine not in answer.text
+    wait_until(lambda: len(receiver.received) == 1)
+    s.analyzer.error = ValueError("no")
+    plain = httpx.post(f"{s.url}/v1/analyses", files=wav, timeout=30).json()["id"]
+    wait_until(lambda: len(receiver.received) == 2)
+    # One to the client's address under the client's key, the other to the operator's under the operator's.
+    told = []
+    for secret, (headers, body) in zip((mine, SECRET), receiver.received, strict=True):
+        with openai.OpenAI(api_key="unused", webhook_secret=secret) as client:
+            client.webhooks.verify_signature(body, headers)
+        told.append((json.loads(body)["type"], json.loads(body)["data"]["id"]))
+    assert told == [("analysis.succeeded", answer.json()["id"]), ("analysis.failed", plain)]
+    assert receiver.paths == ["/hook", "/hook/operator"]
+    # The client's key is forgotten with the last attempt.
+    store = s.app.state.store
+    wait_until(lambda: deliveries.about(store, answer.json()["id"])[0].delivered_at is not None)
+    assert deliveries.about(store, answer.json()["id"])[0].secret is None
+
+
+@pytest.mark.parametrize(
+    ("allowed", "url"),
+    [
+        ("off", "https://hooks.example/a"), ("public", "http://hooks.example/a"), ("public", "https://localhost/a"),
+        ("public", "https://10.0.0.1/a"), ("public", "https://user@hooks.example/a"), ("any", "ftp://hooks.example/a"),
+        ("public", "https://hooks.example/a b"), ("any", "https://user:word@hooks.example/a"), ("any", "x"),
+    ],
+)  # fmt: skip
+def test_an_address_of_a_request_may_be_refused(service: Any, anyio_backend: str, allowed: str, url: str) -> None:
+    import asyncio
+
+    async def ask() -> None:
+        async with service(analysis_webhooks=allowed) as s:
+            wav = {"file": ("a.wav", b"RIFF\x24\x00\x00\x00WAVEfmt " + b"\0" * 32)}
+            answer = await s.client.post("/v1/analyses", files=wav, data={"webhook_url": url, "webhook_secret": SECRET})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "webhook_not_allowed")
+
+    asyncio.run(ask())
+
+
+def test_a_public_name_that_leads_into_a_private_network_is_not_called(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", receiver.port))]
+    monkeypatch.setattr(webhooks.socket, "getaddrinfo", lambda *_, **__: entry)
+    url = f"http://hooks.example:{receiver.port}/hook"
+    delivery = delivery_of("analysis.failed", "analysis-1", owner="ann", at=time.time(), url=url, secret=SECRET)
+    with store.write() as connection:
+        deliveries.add_within(connection, delivery)
+    # The operator may have a private address; that opens nothing for addresses of requests.
+    operators = Endpoint(url=receiver.url, secret=SECRET, allow_private=True)
+    assert Deliverer(store, operators, poll_seconds=1).deliver_next()
+    assert receiver.received == []
+    assert "private network" in str(deliveries.about(store, "analysis-1")[0].last_error)
+
+
+def test_without_the_operators_address_its_webhooks_wait(store: Store) -> None:
+    queue_delivery(store)
+    assert not Deliverer(store, None, poll_seconds=1).deliver_next()
+    assert deliveries.about(store, "ftjob-1")[0].next_at is not None
+
+
+def test_a_receiver_that_does_not_answer_keeps_no_other_waiting(
+    store: Store, receiver: Receiver, wait_until: Callable[..., None]
+) -> None:
+    hanging = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
+    slow = Endpoint(url=f"http://localhost:{hanging.getsockname()[1]}/", secret=SECRET, allow_private=True)
+    with store.write() as connection:
+        for number, url in enumerate((slow.url, slow.url, receiver.url)):
+            delivery = delivery_of("analysis.failed", f"a{number}", owner="ann", at=1.0, url=url, secret=SECRET)
+            deliveries.add_within(connection, delivery)
+    deliverer = Deliverer(store, None, poll_seconds=0.02, clients_private=True)
+    deliverer.start()
+    try:
+        wait_until(lambda: len(receiver.received) == 1)
+        assert deliveries.about(store, "a0")[0].last_status is None
+    finally:
+        hanging.close()
+        deliverer.stop()
 
 
 def test_another_implementation_of_the_standard_agrees() -> None:
