@@ -18,7 +18,7 @@ from emollama.errors import CheckpointError, DependencyError, EmoLlamaError, Uns
 
 @dataclass(frozen=True, kw_only=True)
 class FakeLabelling(Labelling):
-    """``log`` gets the id of every clip that is worked on, one a line, ``log``.pids the processes of it and above it."""
+    """``log`` gets the id of every clip that is worked on; ``log``.pids the process that loads this and its parent."""
 
     log: str
     breaks: str = ""
