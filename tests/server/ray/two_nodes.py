@@ -1,0 +1,42 @@
+"""A cluster of two nodes on this machine and a door to it, in one process: ``python two_nodes.py``.
+
+Settings come from the environment. A line on standard input kills the node that the door is not on.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import ray
+from ray.cluster_utils import Cluster
+
+from server.cli import run_server, server_config
+from server.ray.door import Door
+from server.ray.settings import RaySettings
+from server.settings import Settings
+
+
+def main() -> None:
+    room = {"num_cpus": 2, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **room})
+    # Two nodes have one address here, and whoever joins the cluster later may be on either.
+    ray.init(address=cluster.address, log_to_driver=False)
+    far = cluster.add_node(**room)
+    cluster.wait_for_nodes()
+
+    def obey() -> None:
+        sys.stdin.readline()
+        cluster.remove_node(far, allow_graceful=False)
+
+    ray_settings = RaySettings(address=cluster.address, encoders_min=2, encoders_max=2, decoder_min=2, decoder_max=2)
+    settings = Settings().model_copy(update={"concurrency": ray_settings.in_flight})
+    door = Door.of(settings, ray_settings)
+    config = server_config(settings, load=door.load)
+    door.connect()
+    threading.Thread(target=obey, daemon=True).start()
+    run_server(config)
+
+
+if __name__ == "__main__":
+    main()
