@@ -129,7 +129,9 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         if "length_of" in request:
             return {"seconds": clip_seconds(request["length_of"])}, []
         with open(request["path"], "rb") as file:
-            clip = read_clip(file, name=request["name"], limits=MediaLimits(**request["limits"]))
+            clip = read_clip(
+                file, name=request["name"], limits=MediaLimits(**request["limits"]), threads=request["threads"]
+            )
         if request.get("follow_faces"):
             clip = _with_tracks(clip, request["detector"])
     except EmoLlamaError as exc:

@@ -98,7 +98,9 @@ class Settings(BaseSettings):
     media_decode_seconds: float = Field(60.0, gt=0, description="Time in which a clip must be decoded.")
     media_memory_mb: int = Field(1536, ge=256, description="Memory that a process may hold while it decodes, in MiB.")
 
-    concurrency: int = Field(2, ge=1, description="Clips analysed at the same time.")
+    concurrency: int = Field(
+        4, ge=1, description="Clips under way at the same time; some are decoded while others are judged."
+    )
     queue_size: int = Field(16, ge=0, description="Clips that may wait for a place; more are told to come back.")
     request_timeout_seconds: float = Field(
         120.0, gt=0, description="Longest time from accepted upload to answer, waiting for a place included."
