@@ -101,6 +101,7 @@ class Engine:
             if value < 1:
                 raise InputError(f"{name} is {value!r}; allowed: 1 or more", field=name)
         self.runtime, self.max_rows, self.max_waiting = runtime, max_rows, max_waiting
+        self.on_step: Callable[[int], None] = lambda num_rows: None  # told how many replies each step goes on by
         self._numbers = itertools.count(1)
         self._waiting: deque[_Reply] = deque()
         self._running: list[_Reply] = []  # in the order of the batch's rows
@@ -337,6 +338,7 @@ class Engine:
                 if index < len(runs):
                     runs[index] = last
         if self._running:
+            self.on_step(len(self._running))
             self._batch.advance([run for run in runs if run is not None])
 
     def _run(self, events: list[Event], reply: _Reply, index: int) -> list[int] | None:

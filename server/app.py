@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from emollama import __version__
+from emollama.generate import Engine
 from server import errors
 from server.analyses.intake import Intake
 from server.analyses.service import AnalysisService
@@ -137,6 +138,13 @@ def create_app(
         given = analyzer
         load = functools.partial(load_analyzer, device=settings.device) if given is None else lambda spec: given
 
+    def load_watched(spec: ModelSpec) -> Analyzing:
+        loaded = load(spec)
+        replies = getattr(getattr(getattr(loaded, "parts", None), "engine", None), "replies", None)
+        if isinstance(replies, Engine):
+            replies.on_step = functools.partial(app.state.metrics.observe_batch, "decode")
+        return loaded
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         specs = model_specs(settings)
@@ -146,7 +154,7 @@ def create_app(
         gate = Gate(concurrency=settings.concurrency, queue_size=settings.queue_size)
         bases = {specs[0].name: settings.model}
         catalog = AdapterCatalog(store, data, bases=bases)
-        models = ModelHost(specs, load=load, catalog=catalog, max_adapters=settings.adapters_in_memory)
+        models = ModelHost(specs, load=load_watched, catalog=catalog, max_adapters=settings.adapters_in_memory)
         jobs = JobService(settings, store, data, models, bases=bases, trainer=trainer)
         deliverer = Deliverer(
             store,
