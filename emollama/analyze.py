@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from emollama import timeline as tl
 from emollama.cores import CORES
@@ -28,6 +28,9 @@ from emollama.stages import Clock, Done, RationalePiece, StageEvent
 from emollama.types import Analysis, AudioUse, ModalityUse, TextUse, Transcript, VisualUse
 from emollama.understanding import MAX_TIMELINE_TRACKS, ClipSource, Understander, Understanding, Wanted, summary_of
 from emollama.watch import Watch
+
+if TYPE_CHECKING:
+    from emollama.preset_parts import Bases
 
 __all__ = [
     "MAX_TIMELINE_TRACKS", "Analyzer", "CancelledError", "Engine", "Parts", "PromptRow", "Query", "Understanding",
@@ -63,11 +66,18 @@ class Analyzer:
 
     @classmethod
     def load(
-        cls, model: str | Path = "nano", *, adapter: str | Path | None = None, device: str = "cpu", engine: str = "auto"
+        cls,
+        model: str | Path = "nano",
+        *,
+        adapter: str | Path | None = None,
+        device: str = "cpu",
+        engine: str = "auto",
+        bases: Bases | None = None,
     ) -> Analyzer:
         """Load a model by its name in the table of models, or from a folder, with its own or another LoRA adapter.
 
-        ``engine`` is for the large presets: "lean", "paged", or "auto" (`emollama.preset_parts`).
+        ``engine`` is for the large presets: "lean", "paged", or "auto", and so is ``bases``, through which several
+        adapters share what lies under them (`emollama.preset_parts`).
         """
         from emollama.assemble import load_parts
 
@@ -75,7 +85,7 @@ class Analyzer:
             from emollama.preset_parts import is_preset, load_preset_parts
 
             if is_preset(model):
-                return cls(load_preset_parts(model, adapter=adapter, device=device, engine=engine))
+                return cls(load_preset_parts(model, adapter=adapter, device=device, engine=engine, bases=bases))
         if engine != "auto":
             raise InputError(f"engine is {engine!r}; allowed for this model: auto", field="engine")
         return cls(load_parts(model, adapter=adapter, device=device))

@@ -9,7 +9,8 @@ are those of `emollama.checkpoint.MODELS`), then in the Hugging Face cache; noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,13 @@ from torch import nn
 
 from emollama.adapter import AdapterInfo, base_digest
 from emollama.assemble import RuntimeEngine, find_device
-from emollama.backbones.lean import LeanLlama
+from emollama.backbones.lean import LeanLlama, expected_tensors
+from emollama.backbones.multi_lora import SharedLlama
 from emollama.calibration import Calibration
 from emollama.chat_prompt import TEMPLATE_OF, ChatRenderer, ChatTokenizer, FileTokenizer
 from emollama.config import PRESETS, LlamaShape, ModelConfig, preset
 from emollama.errors import CheckpointError, InputError
+from emollama.generate import Engine as Replies
 from emollama.parts import Engine, Parts
 from emollama.preset_judge import PresetJudge
 from emollama.preset_renderer import PresetRenderer
@@ -37,6 +40,8 @@ from emollama.tensors import load_into, read_tensors
 ENGINES = ("auto", "lean", "paged")
 # Off a GPU transformers would take most of the machine's memory; these hold sixteen dialogues of four thousand tokens.
 _PAGES = 16 * 4096 // 256
+# From here on a copy of the weights for each adapter costs more than the products beside the base's.
+SHARED_FROM_BYTES = 256 << 20
 _LARGE = tuple(name for name in PRESETS if name != "nano")
 
 
@@ -51,7 +56,31 @@ class _Found:
     merged: Path | None
 
 
-@dataclass(frozen=True, kw_only=True)
+class Bases:
+    """The bases that adapters of one process share: encoders, backbone, and the batch in which all are answered.
+
+    A further adapter on a base that is here costs its LoRA and its projectors. A backbone of fewer bytes than
+    ``shared_from_bytes`` is not shared: its adapters are merged into copies of it, which answer faster. A base stays
+    for as long as this object does.
+    """
+
+    def __init__(self, *, shared_from_bytes: int = SHARED_FROM_BYTES) -> None:
+        self.shared_from_bytes = shared_from_bytes
+        self.lock = threading.RLock()  # one load at a time: two would need twice the memory
+        self._held: dict[tuple[str, str, str], _Base] = {}
+
+    def get(self, key: tuple[str, str, str], make: Callable[[], _Base]) -> _Base:
+        """Return the base of a key, made by the first who asks; others wait for it."""
+        with self.lock:
+            if key not in self._held:
+                self._held[key] = make()
+            return self._held[key]
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+@dataclass(eq=False, kw_only=True)
 class _Base:
     """The base underneath: its configuration, encoders, tokenizer, and where the backbone's weights come from."""
 
@@ -59,6 +88,13 @@ class _Base:
     encoders: tuple[Part, ...]
     tokenizer: ChatTokenizer
     backbone: Path | None
+    shared: SharedLlama | None = None
+    replies: Replies | None = None
+
+    def num_bytes(self, dtype: torch.dtype) -> int:
+        """What the backbone takes of memory in a type."""
+        shape = self.config.backbone if self.backbone is None else LlamaShape.load(self.backbone)
+        return sum(tensor.numel() for tensor in expected_tensors(shape).values()) * dtype.itemsize
 
 
 def is_preset(model: str | Path) -> bool:
@@ -76,10 +112,12 @@ def load_preset_parts(
     device: str = "cpu",
     engine: str = "auto",
     weights: Mapping[str, Path] | None = None,
+    bases: Bases | None = None,
 ) -> Parts:
     """Load what an analyzer needs of a large preset; see the module. ``weights`` names folders of weights by name.
 
-    ``engine`` "paged" is transformers' continuous batching, "lean" our own runtime; "auto" is paged on CUDA.
+    ``engine`` "paged" is transformers' continuous batching, "lean" our own runtime; "auto" is paged on CUDA. With
+    ``bases`` adapters share what lies under them; that is lean's, so "auto" is then lean.
     Raises `CheckpointError` for an adapter of another base, `DependencyError` that names weights which are not here.
     """
     from emollama.faces import track_faces
@@ -90,14 +128,24 @@ def load_preset_parts(
         raise InputError(f"engine is {engine!r}; allowed: {', '.join(ENGINES)}", field="engine")
     place = find_device(device)
     found = _find(model, None if adapter is None else Path(adapter))
-    base = _base(found, weights=dict(weights or {}), device=place)
+    is_paged = engine == "paged" or (engine == "auto" and place.type == "cuda" and bases is None)
+
+    def make() -> _Base:
+        return _base(found, weights=dict(weights or {}), device=place)
+
+    if bases is None or is_paged:
+        base = make()
+    else:
+        where = str(found.merged or sorted((weights or {}).items()))
+        base = bases.get((f"{found.name}/{found.info.base_sha256}", where, str(place)), make)
     chat = ChatRenderer(base.tokenizer, template=TEMPLATE_OF[found.name], streams=base.config.streams)
     renderer = PresetRenderer(chat)
     projectors = _projectors(base.config, found.folder)
-    if engine == "paged" or (engine == "auto" and place.type == "cuda"):
-        answers: Engine = _paged(found, base, projectors, chat, place)
+    answers: Engine
+    if is_paged:
+        answers = _paged(found, base, projectors, chat, place)
     else:
-        answers = RuntimeEngine(_lean(found, base, projectors, chat, place))
+        answers = _lean(found, base, projectors, chat, place, bases)
     path = found.folder / "calibration.json"
     calibration = Calibration.load(path) if path.is_file() else Calibration()
     labels = found.info.labels
@@ -219,9 +267,26 @@ def _projectors(config: ModelConfig, folder: Path) -> dict[str, nn.Module]:
 
 
 def _lean(
-    found: _Found, base: _Base, projectors: Mapping[str, nn.Module], chat: ChatRenderer, device: torch.device
-) -> Runtime:
+    found: _Found,
+    base: _Base,
+    projectors: Mapping[str, nn.Module],
+    chat: ChatRenderer,
+    device: torch.device,
+    bases: Bases | None,
+) -> RuntimeEngine:
+    """Build our own runtime: on the shared base where there is one and it is large, else on a merged copy."""
     dtype = torch.float32 if device.type == "cpu" else getattr(torch, base.config.dtype)
+    if bases is not None and base.num_bytes(dtype) >= bases.shared_from_bytes:
+        with bases.lock:
+            if base.shared is None:
+                base.shared = _share(base, dtype=dtype, device=device)
+        shared = base.shared
+        view = shared.adapted(None if found.lora is None else shared.read_update(found.lora))
+        runtime = Runtime(view, projectors, chat.placeholder_ids, eos_ids=_ends(view.shape, chat))
+        with bases.lock:
+            if base.replies is None:  # its own runtime holds nothing of any adapter
+                base.replies = RuntimeEngine(Runtime(shared, {}, {}, eos_ids=tuple(runtime.eos_ids))).replies
+        return RuntimeEngine(runtime, replies=base.replies)
     if base.backbone is None:
         tensors = build_debug_backbone(base.config).state_dict()
         lean = LeanLlama.from_tensors(
@@ -229,7 +294,14 @@ def _lean(
         )
     else:
         lean = LeanLlama.load(base.backbone, adapter=found.lora, dtype=dtype, device=device)
-    return Runtime(lean, projectors, chat.placeholder_ids, eos_ids=_ends(lean.shape, chat))
+    return RuntimeEngine(Runtime(lean, projectors, chat.placeholder_ids, eos_ids=_ends(lean.shape, chat)))
+
+
+def _share(base: _Base, *, dtype: torch.dtype, device: torch.device) -> SharedLlama:
+    if base.backbone is not None:
+        return SharedLlama.read(base.backbone, dtype=dtype, device=device)
+    tensors = build_debug_backbone(base.config).state_dict()
+    return SharedLlama.build(base.config.backbone, tensors, dtype=dtype, device=device, what="the debug backbone")
 
 
 def _paged(

@@ -29,6 +29,7 @@ from server.auth import AuthMiddleware, KeyRing
 from server.chat.cache import ClipCache
 from server.chat.desk import Desk
 from server.deps import Analyzing
+from server.erasure import Memory
 from server.fetch import Fetcher
 from server.gate import Gate
 from server.idempotency import Idempotency
@@ -39,7 +40,7 @@ from server.layout import DataFolder
 from server.media_worker import IS_SUPPORTED, Decoding, InProcess, MediaPool
 from server.metrics import Live, Metrics
 from server.middleware import EdgeMiddleware
-from server.models import Load, ModelHost, ModelSpec, load_analyzer
+from server.models import AnalyzerLoader, Load, ModelHost, ModelSpec
 from server.records.jobs import count_by_status
 from server.routes import ROUTERS, docs
 from server.schemas.analyses import DONE_EXAMPLE, QUEUED_EXAMPLE, analysis_schemas
@@ -136,7 +137,7 @@ def create_app(
         decoder = InProcess()
     if load is None:
         given = analyzer
-        load = functools.partial(load_analyzer, device=settings.device) if given is None else lambda spec: given
+        load = AnalyzerLoader(device=settings.device) if given is None else lambda spec: given
 
     def load_watched(spec: ModelSpec) -> Analyzing:
         loaded = load(spec)
@@ -215,6 +216,13 @@ def create_app(
             settings, store, data, models, gate=gate, decoder=decoding, metrics=app.state.metrics
         )
         app.state.analyses = analyses
+        def forget_uploads() -> None:
+            scratch.sweep()
+            incoming.sweep()
+
+        app.state.memory = Memory(
+            forget_clips=app.state.chat.cache.forget, forget_adapter=models.forget, forget_uploads=forget_uploads
+        )
         jobs.start()
         analyses.start()
         deliverer.start()

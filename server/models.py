@@ -27,6 +27,7 @@ from server.errors import ApiError
 from server.schemas.models import ModelOut
 
 if TYPE_CHECKING:
+    from emollama.preset_parts import Bases
     from server.deps import Analyzing
 
 logger = logging.getLogger("server.models")
@@ -239,11 +240,26 @@ def _failure(name: str, exc: Exception) -> dict[str, str]:
     return {"model": name, "reason": str(exc) if isinstance(exc, EmoLlamaError) else type(exc).__name__}
 
 
-def load_analyzer(spec: ModelSpec, *, device: str) -> Analyzing:
-    """Load a model from the library; takes seconds and imports what is heavy."""
+class AnalyzerLoader:
+    """Loads models from the library; takes seconds and imports what is heavy. Adapters of a large preset share it."""
+
+    def __init__(self, *, device: str) -> None:
+        self._device = device
+        self._bases: Bases | None = None
+
+    def __call__(self, spec: ModelSpec) -> Analyzing:
+        if self._bases is None:
+            from emollama.preset_parts import Bases
+
+            self._bases = Bases()
+        return load_analyzer(spec, device=self._device, bases=self._bases)
+
+
+def load_analyzer(spec: ModelSpec, *, device: str, bases: Bases | None = None) -> Analyzing:
+    """Load one model from the library."""
     from emollama.analyze import Analyzer
 
-    analyzer = Analyzer.load(spec.base, adapter=spec.adapter, device=device)
+    analyzer = Analyzer.load(spec.base, adapter=spec.adapter, device=device, bases=bases)
     if spec.adapter is None:
         return analyzer
     # An answer names the adapter as the request did; the library knows only its folder.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -16,15 +17,17 @@ import pytest
 from emollama.adapter import AdapterInfo
 from emollama.analyze import Analyzer
 from emollama.assemble import RuntimeEngine
+from emollama.backbones.multi_lora import SharedLlama
 from emollama.checkpoint import ASSETS
 from emollama.conversation import AnswerForm, ReplyOptions, conversation_of
 from emollama.errors import CheckpointError, DependencyError, InputError
 from emollama.manifest import Sample
 from emollama.media import read_clip
 from emollama.paged_parts import PagedChatEngine
-from emollama.preset_parts import is_preset
+from emollama.preset_parts import Bases, is_preset
 from emollama.stages import Done, Labelled
-from emollama.types import Clip
+from emollama.tensors import read_tensors, write_tensors
+from emollama.types import Analysis, Clip
 from train.clip_task import ClipOptions
 from train.loop import run
 from train.recipes import load_recipe
@@ -217,3 +220,42 @@ def test_a_preset_is_told_from_other_models_and_what_it_lacks_is_named(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
     with pytest.raises(DependencyError, match="llama-"):
         Analyzer.load(tmp_path)
+
+
+def logs_of(answer: Analysis) -> np.ndarray:
+    return np.log([answer.emotion.scores[name] for name in LABELS])
+
+
+def test_adapters_of_one_base_share_it_and_answer_as_those_that_do_not(
+    analyzer: Analyzer, export: Path, clip: Clip, tmp_path: Path
+) -> None:
+    """The second adapter is the first with its update turned round; both answer from one base, side by side."""
+    turned = tmp_path / "turned"
+    shutil.copytree(export, turned)
+    weights = read_tensors(turned / "adapter_model.safetensors")
+    write_tensors(turned / "adapter_model.safetensors", {k: -v if "lora_B" in k else v for k, v in weights.items()})
+    bases = Bases(shared_from_bytes=0)
+    shared = [Analyzer.load(folder, bases=bases) for folder in (export, turned)]
+    assert len(bases) == 1
+    first, second = (each.parts.engine.runtime for each in shared)  # type: ignore[attr-defined]
+    assert first.backbone.layers is second.backbone.layers
+    assert shared[0].parts.engine.replies is shared[1].parts.engine.replies  # type: ignore[attr-defined]
+    alone = [analyzer, Analyzer.load(turned)]
+    answers: list[Any] = [None, None]
+
+    def ask(index: int) -> None:
+        answers[index] = shared[index].analyze(clip, transcript=TEXT)
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for answer, each in zip(answers, alone, strict=True):
+        wanted = each.analyze(clip, transcript=TEXT)
+        assert logs_of(answer) == pytest.approx(logs_of(wanted), abs=2e-3)
+        assert answer.rationale == wanted.rationale
+    assert logs_of(answers[0]) != pytest.approx(logs_of(answers[1]), abs=0.1)
+    # a small base is merged, as nothing is gained by sharing it
+    small = Analyzer.load(export, bases=Bases())
+    assert not isinstance(small.parts.engine.runtime.backbone, SharedLlama)  # type: ignore[attr-defined]
