@@ -34,6 +34,7 @@ from server.fetch import Fetcher
 from server.gate import Gate
 from server.idempotency import Idempotency
 from server.ingest import Inbox, UploadLimits
+from server.installed import InstalledAdapters
 from server.jobs.catalog import AdapterCatalog
 from server.jobs.service import TRAINER, JobService
 from server.layout import DataFolder
@@ -155,7 +156,10 @@ def create_app(
         gate = Gate(concurrency=settings.concurrency, queue_size=settings.queue_size)
         bases = {specs[0].name: settings.model}
         catalog = AdapterCatalog(store, data, bases=bases)
-        models = ModelHost(specs, load=load_watched, catalog=catalog, max_adapters=settings.adapters_in_memory)
+        shelf = InstalledAdapters(store, root=settings.adapter_root, bases=[spec.base for spec in specs])
+        models = ModelHost(
+            specs, load=load_watched, catalog=catalog, shelf=shelf, max_adapters=settings.adapters_in_memory
+        )
         jobs = JobService(settings, store, data, models, bases=bases, trainer=trainer)
         deliverer = Deliverer(
             store,

@@ -4,8 +4,8 @@ Each name is a model or a LoRA adapter on it. What a request gets is an analyzer
 loaded is a function that is handed in, so that nothing here knows of weights. Names given at start are loaded at start
 and stay. The adapters of fine-tuning jobs are in a `Catalog` that grows and shrinks while the service runs, here or in
 another process: such an adapter is loaded when it is first asked for (or when its job has just ended), and a bounded
-number of them is kept, the most recently asked ones. Those that the operator installs while the service runs are
-known to this process until it ends, and share the places in memory.
+number of them is kept, the most recently asked ones. Those that the operator installs while the service runs lie on
+a `Shelf`, which remembers them, and share the places in memory.
 """
 
 from __future__ import annotations
@@ -66,11 +66,48 @@ class Catalog(Protocol):
     def all(self) -> Sequence[ModelSpec]: ...
 
 
+class Shelf(Protocol):
+    """The adapters that the operator installed; all methods block."""
+
+    def add(self, spec: ModelSpec) -> bool: ...
+
+    def remove(self, name: str) -> bool: ...
+
+    def find(self, name: str) -> ModelSpec | None: ...
+
+    def all(self) -> Sequence[ModelSpec]: ...
+
+
+class Remembered:
+    """A `Shelf` of this process, gone with it."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, ModelSpec] = {}
+
+    def add(self, spec: ModelSpec) -> bool:
+        return self._specs.setdefault(spec.name, spec) is spec
+
+    def remove(self, name: str) -> bool:
+        return self._specs.pop(name, None) is not None
+
+    def find(self, name: str) -> ModelSpec | None:
+        return self._specs.get(name)
+
+    def all(self) -> Sequence[ModelSpec]:
+        return tuple(self._specs.values())
+
+
 class ModelHost:
     """Holds one analyzer a name; the first spec is the default model."""
 
     def __init__(
-        self, specs: Sequence[ModelSpec], *, load: Load, catalog: Catalog | None = None, max_adapters: int = 4
+        self,
+        specs: Sequence[ModelSpec],
+        *,
+        load: Load,
+        catalog: Catalog | None = None,
+        shelf: Shelf | None = None,
+        max_adapters: int = 4,
     ) -> None:
         self._specs = {spec.name: spec for spec in specs}
         if len(self._specs) != len(specs):
@@ -79,7 +116,7 @@ class ModelHost:
         self._load = load
         self._catalog = catalog
         self._max_adapters = max_adapters
-        self._installed: dict[str, ModelSpec] = {}
+        self._installed = shelf or Remembered()
         self._loaded: dict[str, Analyzing] = {}
         self._failed: set[str] = set()
         self._created = int(time.time())
@@ -165,24 +202,24 @@ class ModelHost:
 
     def install(self, spec: ModelSpec) -> None:
         """Load an adapter strictly and let it answer; raises what is wrong with it, and for a name in use. Blocks."""
-        with self._lock:
-            is_taken = spec.name in self._specs or spec.name in self._installed
-        if is_taken or (self._catalog is not None and self._catalog.find(spec.name) is not None):
-            raise ApiError("adapter_exists", f"there is a model {spec.name!r} already", param="lora_name")
+        taken = ApiError("adapter_exists", f"there is a model {spec.name!r} already", param="lora_name")
+        known = spec.name in self._specs or self._installed.find(spec.name) is not None
+        if known or (self._catalog is not None and self._catalog.find(spec.name) is not None):
+            raise taken
         self.publish(spec)
-        with self._lock:
-            self._installed[spec.name] = spec
+        if not self._installed.add(spec):  # somebody was faster
+            self.forget(spec.name)
+            raise taken
 
     def uninstall(self, name: str) -> None:
-        """Drop an adapter that was installed; raises `UnknownNameError` for any other name."""
-        with self._lock:
-            if self._installed.pop(name, None) is None:
-                raise UnknownNameError("model", name[:100], self._installed)
-            self._adapters.pop(name, None)
+        """Drop an adapter that was installed; raises `UnknownNameError` for any other name. Blocks."""
+        if not self._installed.remove(name):
+            raise UnknownNameError("model", name[:100], [spec.name for spec in self._installed.all()])
+        self.forget(name)
 
     def is_part_of_service(self, name: str) -> bool:
-        """Whether a name was given at start or by the operator, and so cannot be deleted."""
-        return name in self._specs or name in self._installed
+        """Whether a name was given at start or by the operator, and so cannot be deleted. Blocks."""
+        return name in self._specs or self._installed.find(name) is not None
 
     def describe(self, name: str, *, owner: str | None = None) -> ModelOut:
         """Return a name's entry in `/v1/models`; the folder of an adapter is told without its path. Blocks."""
@@ -191,7 +228,7 @@ class ModelHost:
     def describe_all(self, *, owner: str | None = None) -> list[ModelOut]:
         """Return every name (with ``owner``: that one sees) whose loading did not fail, jobs' adapters last. Blocks."""
         fixed = [self._entry(spec) for name, spec in self._specs.items() if name not in self._failed]
-        fixed += [self._entry(spec) for spec in list(self._installed.values())]
+        fixed += [self._entry(spec) for spec in self._installed.all()]
         return fixed + [self._entry(spec) for spec in self._shelf(owner)]
 
     def close(self) -> None:
@@ -199,12 +236,13 @@ class ModelHost:
 
     def _find(self, name: str, owner: str | None) -> ModelSpec:
         spec = (
-            self._specs.get(name) or self._installed.get(name) or (self._catalog.find(name) if self._catalog else None)
+            self._specs.get(name) or self._installed.find(name) or (self._catalog.find(name) if self._catalog else None)
         )
         if spec is None:
             self.forget(name)
         if spec is None or not spec.is_seen_by(owner):
-            known = (*self._specs, *self._installed, *(each.name for each in self._shelf(owner)))
+            mine = (*self._installed.all(), *self._shelf(owner))
+            known = (*self._specs, *(each.name for each in mine))
             raise UnknownNameError("model", name[:100], known)
         return spec
 

@@ -117,6 +117,15 @@ job_events = Table(
     Index("job_events_of_job", "job_id", "seq"),
 )  # fmt: skip
 
+installed_adapters = Table(
+    "installed_adapters", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("base", String(512), nullable=False),
+    Column("folder", String(4096), nullable=False),
+    Column("created_at", Float, nullable=False),
+)  # fmt: skip
+
 job_checkpoints = Table(
     "job_checkpoints", metadata,
     Column("seq", Integer, primary_key=True, autoincrement=True),
@@ -334,7 +343,7 @@ def _prepare(connection: Connection) -> tuple[str, bool]:
         database_id = uuid.uuid4().hex
         connection.execute(insert(schema_version).values(version=SCHEMA_VERSION, database_id=database_id))
         return database_id, False
-    # Version 2 brought api_keys, version 3 analyses and idempotency_keys: new tables.
+    # Version 2 brought api_keys, version 3 analyses, idempotency_keys, installed_adapters: new tables.
     _put_aside_deliveries(connection)
     metadata.create_all(connection)
     _bring_back_deliveries(connection)

@@ -58,5 +58,5 @@ async def load_adapter(request: Request, models: ModelsDep, settings: SettingsDe
 async def unload_adapter(request: Request, models: ModelsDep) -> PlainTextResponse:
     """Requests that are being answered with it end as they began; its files stay."""
     wanted = read(UnloadAdapterIn, await read_json_body(request))
-    models.uninstall(wanted.lora_name)
+    await asyncio.to_thread(models.uninstall, wanted.lora_name)
     return PlainTextResponse(f"Success: LoRA adapter '{wanted.lora_name}' removed successfully.")

@@ -157,3 +157,35 @@ async def test_without_a_root_nothing_is_loaded(ready: Any) -> None:
         answer = await s.client.post(LOAD, json={"lora_name": "new", "lora_path": "good"})
         assert code(answer) == (403, "adapter_not_allowed")
         assert "EMOLLAMA_ADAPTER_ROOT" in answer.text
+
+
+async def test_what_was_loaded_answers_after_a_restart_until_it_is_unloaded(ready: Any, tmp_path: Path) -> None:
+    async with ready(data_dir=tmp_path / "data") as s:
+        for name, path in (("good", "good"), ("shop", "shop/v2")):
+            assert (await s.client.post(LOAD, json={"lora_name": name, "lora_path": path})).status_code == 200
+    async with ready(data_dir=tmp_path / "data") as s:
+        listed = {each["id"]: each for each in (await s.client.get("/v1/models")).json()["data"]}
+        assert set(listed) == {"nano", "good", "shop"}
+        assert "good" not in s.app.state.models.names  # it is loaded when it is asked for
+        assert (await s.client.post("/analyze", files=CLIP, data={"model": "good"})).status_code == 200
+        answer = await s.client.post(LOAD, json={"lora_name": "good", "lora_path": "shop/v2"})
+        assert code(answer) == (400, "adapter_exists")
+        assert (await s.client.post(UNLOAD, json={"lora_name": "shop"})).status_code == 200
+    async with ready(data_dir=tmp_path / "data") as s:
+        assert {each["id"] for each in (await s.client.get("/v1/models")).json()["data"]} == {"nano", "good"}
+        assert code(await s.client.post("/analyze", files=CLIP, data={"model": "shop"})) == (404, "model_not_found")
+
+
+async def test_after_a_restart_an_adapter_is_held_to_the_rules_again(ready: Any, shelf: Path, tmp_path: Path) -> None:
+    async with ready(data_dir=tmp_path / "data") as s:
+        assert (await s.client.post(LOAD, json={"lora_name": "good", "lora_path": "good"})).status_code == 200
+    (shelf / "good" / "run.py").write_bytes(b"import os")
+    async with ready(data_dir=tmp_path / "data") as s:
+        assert code(await s.client.post("/analyze", files=CLIP, data={"model": "good"})) == (404, "model_not_found")
+    (shelf / "good" / "run.py").unlink()
+    async with ready(data_dir=tmp_path / "data", adapter_root=None) as s:
+        assert (await s.client.get("/v1/models/good")).status_code == 404
+    async with ready(data_dir=tmp_path / "data", model=str(tmp_path / "another" / "nano")) as s:
+        assert (await s.client.get("/v1/models/good")).status_code == 404
+    async with ready(data_dir=tmp_path / "data") as s:
+        assert (await s.client.get("/v1/models/good")).status_code == 200
