@@ -35,7 +35,6 @@ class RayWorkers:
     """
 
     def __init__(self, factory: Factory, size: PoolSize, *, address: str | None = None, uses_gpu: bool = False) -> None:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # the run tells of its progress itself
         try:
             import ray
             import ray.data
@@ -58,6 +57,7 @@ class RayWorkers:
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
             except ConnectionError as error:
                 raise EmoLlamaError(f"no Ray cluster at {address}: {error}", field="ray_address") from error
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # the run tells of its progress itself
         ray.data.DataContext.get_current().enable_progress_bars = False
 
     def prepared(self, items: Iterable[Item]) -> Iterator[Task | Outcome]:
