@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emollama.media import MediaLimits
     from server.ray.settings import RaySettings
 
-ENCODERS, DECODER = "emollama-encoders", "emollama-decoder"
+PARTS = ("encoders", "decoder")
 # Replicas are added before the existing ones are full: at this share of the calls that they take at once.
 _BUSY = 0.75
 _END = object()
@@ -161,25 +161,30 @@ class Decoder(_Worker):
         await asyncio.to_thread(self._minds.check)
 
 
+def application_of(part: str, settings: RaySettings) -> str:
+    """Return the name of a part's application in the cluster."""
+    return f"{settings.name}-{part}"
+
+
 def applications(plan: Plan, settings: RaySettings) -> dict[str, Application]:
     """Return the two deployments by the names of their applications, bound to a plan and to their scale."""
     from ray import serve
 
     digest = plan.digest(settings)
     bound = {}
-    for name, kind, part, device_plan in (
-        (ENCODERS, Encoders, "encoders", plan.encoders_at_once),
-        (DECODER, Decoder, "decoder", plan.decoder_at_once),
+    for part, kind, at_once in (
+        ("encoders", Encoders, plan.encoders_at_once),
+        ("decoder", Decoder, plan.decoder_at_once),
     ):
         deployment = serve.deployment(
             kind,
             name=part,
-            max_ongoing_requests=device_plan,
+            max_ongoing_requests=at_once,
             autoscaling_config={
                 "min_replicas": getattr(settings, f"{part}_min"),
                 "initial_replicas": getattr(settings, f"{part}_min"),
                 "max_replicas": getattr(settings, f"{part}_max"),
-                "target_ongoing_requests": max(1.0, _BUSY * device_plan),
+                "target_ongoing_requests": max(1.0, _BUSY * at_once),
                 "upscale_delay_s": settings.upscale_seconds,
                 "downscale_delay_s": settings.downscale_seconds,
             },
@@ -192,5 +197,5 @@ def applications(plan: Plan, settings: RaySettings) -> dict[str, Application]:
             graceful_shutdown_wait_loop_s=1.0,
             graceful_shutdown_timeout_s=settings.drain_seconds,
         )
-        bound[name] = deployment.bind(plan, digest)
+        bound[application_of(part, settings)] = deployment.bind(plan, digest)
     return bound

@@ -20,7 +20,7 @@ from server.errors import ApiError
 from server.ray.adapters import PackedAdapter
 from server.ray.analyzer import Handles, RemoteAnalyzer
 from server.ray.calls import Calls
-from server.ray.deployments import DECODER, ENCODERS, applications
+from server.ray.deployments import PARTS, application_of, applications
 from server.ray.plan import Plan
 from server.ray.settings import RaySettings
 from server.ray.wire import Model
@@ -116,10 +116,12 @@ class Door:
                 calls = Calls(seconds=self._settings.start_seconds)
                 if not self._is_deployed(calls):
                     self._deploy()
-                self._handles = Handles(
-                    encoders=serve.get_app_handle(ENCODERS), decoder=serve.get_app_handle(DECODER), calls=calls
-                )
+                encoders, decoder = (serve.get_app_handle(name) for name in self._names())
+                self._handles = Handles(encoders=encoders, decoder=decoder, calls=calls)
             return self._handles
+
+    def _names(self) -> list[str]:
+        return [application_of(part, self._settings) for part in PARTS]
 
     def _deploy(self) -> None:
         from ray import serve
@@ -144,10 +146,10 @@ class Door:
             found = serve.status().applications
         except RayServeException:  # Serve does not run there
             return False
-        if any(name not in found or found[name].status != "RUNNING" for name in (ENCODERS, DECODER)):
+        if any(name not in found or found[name].status != "RUNNING" for name in self._names()):
             return False
         wanted = self._plan.digest(self._settings)
-        for name in (ENCODERS, DECODER):
+        for name in self._names():
             handle = serve.get_app_handle(name).options(stream=True)
             try:
                 if calls.one(lambda ask=handle: ask.digest.remote(), what="digest", seconds=_PROBE_SECONDS) != wanted:

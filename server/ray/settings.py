@@ -16,6 +16,9 @@ class RaySettings(BaseSettings):
         description='The cluster that this machine has joined: "auto", or host:port of its head; Ray is started on '
         "this machine alone if unset.",
     )
+    name: str = Field(
+        "emollama", pattern=r"^[a-z][a-z0-9-]{0,31}$", description="Name of this service among those of the cluster."
+    )
     in_flight: int = Field(
         64, ge=1, description="Requests that one door has under way in the cluster at the same time."
     )

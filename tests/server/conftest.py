@@ -196,17 +196,23 @@ def analyzer_type() -> type[FakeAnalyzer]:
 
 
 @pytest.fixture(scope="session")
-def remote(pytestconfig: pytest.Config) -> Iterator[Callable[[Any], Any]]:
-    """Under --ray, puts an analyzer behind a cluster: the door is what the tests call, and they see no difference."""
-    if not pytestconfig.getoption("--ray"):
-        yield lambda analyzer: analyzer
-        return
+def ray_cluster(pytestconfig: pytest.Config) -> Iterator[Any]:
+    """The one cluster of a run of tests."""
     sys.path.insert(0, str(pytestconfig.rootpath))  # the replicas' stand-ins are found by their module's name
     from tests.server.ray.cluster import Cluster
 
     cluster = Cluster()
-    yield cluster.stage.remote
+    yield cluster
     cluster.close()
+
+
+@pytest.fixture(scope="session")
+def remote(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Under --ray, puts an analyzer behind a cluster: the door is what the tests call, and they see no difference."""
+    if not request.config.getoption("--ray"):
+        return lambda analyzer: analyzer
+    remote: Callable[[Any], Any] = request.getfixturevalue("ray_cluster").remote
+    return remote
 
 
 def loading(load: Any, remote: Callable[[Any], Any]) -> Any:
