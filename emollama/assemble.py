@@ -38,9 +38,10 @@ class RuntimeEngine:
     batch of ``replies``, which a reply joins at any time.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *, replies: Engine | None = None) -> None:
         self.runtime = runtime
-        self.replies = Engine(runtime, max_rows=_MAX_REPLIES, max_waiting=_MAX_WAITING)
+        # adapters on one base share its engine, and so the batch
+        self.replies = replies or Engine(runtime, max_rows=_MAX_REPLIES, max_waiting=_MAX_WAITING)
 
     def prefill(self, rows: Sequence[PromptRow]) -> Prefix:
         return self.runtime.prefill([Row(row.ids, row.features) for row in rows], reserve=_RESERVE)

@@ -210,12 +210,15 @@ class Understander:
             return self.parts.senses.read(clip, main, check=check)
         face, face_features, others = self._see(main, tracks, check)
         voice, voice_features = self._hear(clip.audio, check)
-        tokens: dict[Source, np.ndarray] = {}
+        tokens: dict[str, np.ndarray] = {}
+        present: list[Source] = []
         if face_features is not None:
             tokens["face"] = face_features.tokens
+            present.append("face")
         if voice_features is not None:
             tokens["voice"] = voice_features.tokens
-        return Sensed(face=face, others=others, voice=voice, tokens=tokens, present=tuple(tokens))
+            present.append("voice")
+        return Sensed(face=face, others=others, voice=voice, tokens=tokens, present=tuple(present))
 
     def _see(
         self, main: FaceTrack | None, tracks: Sequence[FaceTrack], check: Check

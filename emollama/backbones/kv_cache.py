@@ -20,12 +20,14 @@ class KvCache:
     """Keys and values of B rows in one tensor [L, 2, R, K, S, D]: keys, then values; room for R rows and S tokens.
 
     ``lengths`` is what each row holds; what lies beyond it in the tensor is finite and means nothing. ``layers`` is
-    what each layer reads and writes, [2, B, K, S, D] each. ``binding`` belongs to whoever computes on the cache.
+    what each layer reads and writes, [2, B, K, S, D] each. ``binding`` belongs to whoever computes on the cache, and
+    so do ``tags``, one a row, which go where their rows go.
     """
 
     def __init__(self, held: Tensor, lengths: list[int]) -> None:
         self.held, self.lengths = held, lengths
         self.binding: Any = None
+        self.tags: list[Any] = [None] * len(lengths)
         self._divide()
 
     @classmethod
@@ -51,7 +53,9 @@ class KvCache:
     def fork(self, rows: Sequence[int], *, capacity: int) -> KvCache:
         """Copy some rows (a row may be named twice) into a new cache with room for ``capacity`` tokens each."""
         lengths = [self.lengths[row] for row in rows]
-        return KvCache(self._copy(rows, num_rows=len(lengths), capacity=capacity), lengths)
+        forked = KvCache(self._copy(rows, num_rows=len(lengths), capacity=capacity), lengths)
+        forked.tags = [self.tags[row] for row in rows]
+        return forked
 
     def _copy(self, rows: Sequence[int], *, num_rows: int, capacity: int) -> Tensor:
         longest = max((self.lengths[row] for row in rows), default=0)
@@ -77,13 +81,15 @@ class KvCache:
             self.held = self._copy(range(place), num_rows=max(4, 2 * place), capacity=self.capacity)
         self.held[:, :, place, :, :length] = other.held[:, :, row, :, :length]
         self.lengths.append(length)
+        self.tags.append(other.tags[row])
         self._divide()
 
     def drop(self, row: int) -> None:
         """Forget one row; the last row takes its place, so that nothing else is moved."""
         last = self.num_rows - 1
-        length = self.lengths.pop()
+        length, tag = self.lengths.pop(), self.tags.pop()
         if row != last:
+            self.tags[row] = tag
             self.held[:, :, row, :, :length] = self.held[:, :, last, :, :length]
             self.lengths[row] = length
         self._divide()

@@ -179,7 +179,7 @@ class LeanLlama:
                 return F.scaled_dot_product_attention(q, pair[0], pair[1], is_causal=True, enable_gqa=True)
             return _attend(q, known[0, :, :, :held], known[1, :, :, :held], mask)
 
-        x = self._run(x, rotation, attend)
+        x = self._run(x, rotation, attend, cache)
         cache.lengths = [begin + count for begin, count in zip(starts, counts, strict=True)]
         last = torch.tensor([count - 1 for count in counts], device=self.device)
         return self._norm(x[torch.arange(len(counts), device=self.device), last])
@@ -207,7 +207,7 @@ class LeanLlama:
             whole = torch.cat((known, kv.unflatten(1, (2, kv_heads)).transpose(0, 1)), dim=3)
             return _attend(q, whole[0], whole[1], mask)
 
-        return self._norm(self._run(self.embed(ids).expand(num_rows, -1, -1), rotation, attend))
+        return self._norm(self._run(self.embed(ids).expand(num_rows, -1, -1), rotation, attend, cache))
 
     @torch.inference_mode()
     def step(self, cache: KvCache, token_ids: Sequence[int]) -> Tensor:
@@ -287,8 +287,11 @@ class LeanLlama:
                     self._graph = StepGraph(self, num_threads=self._num_threads)
         return self._graph
 
-    def _run(self, x: Tensor, rotation: Tensor, attend: Any) -> Tensor:
-        """All layers over x [B, T, W]; ``attend(layer, q [B, H, T, D], kv [B, 2K, T, D])`` -> [B, H, T, D]."""
+    def _run(self, x: Tensor, rotation: Tensor, attend: Any, cache: KvCache) -> Tensor:
+        """All layers over x [B, T, W]; ``attend(layer, q [B, H, T, D], kv [B, 2K, T, D])`` -> [B, H, T, D].
+
+        ``cache`` is what the rows belong to; `emollama.backbones.multi_lora` reads its tags.
+        """
         shape = self.shape
         heads, kv_heads, size = shape.num_heads, shape.num_kv_heads, shape.size_of_head
         rotated = heads + kv_heads

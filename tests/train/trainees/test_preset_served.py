@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -28,6 +30,9 @@ from emollama.preset_parts import Bases, is_preset
 from emollama.stages import Done, Labelled
 from emollama.tensors import read_tensors, write_tensors
 from emollama.types import Analysis, Clip
+from server.app import create_app
+from server.media_worker import InProcess
+from server.settings import Settings
 from train.clip_task import ClipOptions
 from train.loop import run
 from train.recipes import load_recipe
@@ -259,3 +264,32 @@ def test_adapters_of_one_base_share_it_and_answer_as_those_that_do_not(
     # a small base is merged, as nothing is gained by sharing it
     small = Analyzer.load(export, bases=Bases())
     assert not isinstance(small.parts.engine.runtime.backbone, SharedLlama)  # type: ignore[attr-defined]
+
+
+def test_the_service_answers_with_it_and_loads_a_further_adapter(export: Path, media: Any, tmp_path: Path) -> None:
+    """`/analyze` by the trained folder, then by another adapter on the same base, picked by ``model``."""
+    shutil.copytree(export, tmp_path / "root" / "second")
+    sound = media.wav(tmp_path / "a.wav", samples=media.tone(0.4, hz=220.0)) or tmp_path / "a.wav"
+    settings = Settings(
+        model=str(export), data_dir=tmp_path / "data", adapter_root=tmp_path / "root", temp_dir=tmp_path
+    )  # fmt: skip
+    app = create_app(settings, decoder=InProcess())
+
+    async def ask() -> list[httpx.Response]:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+        ):
+            while "export" not in app.state.models.names:
+                await asyncio.sleep(0.05)
+            file, words = {"file": ("a.wav", Path(sound).read_bytes(), "audio/wav")}, {"transcript": TEXT}
+            first = await client.post("/analyze", files=file, data=words)
+            loaded = await client.post("/v1/load_lora_adapter", json={"lora_name": "second", "lora_path": "second"})
+            again = await client.post("/analyze", files=file, data={**words, "model": "second"})
+            return [first, loaded, again]
+
+    first, loaded, again = asyncio.run(ask())
+    assert [each.status_code for each in (first, loaded, again)] == [200, 200, 200], (first.text, loaded.text)
+    assert set(first.json()["emotion"]["scores"]) == set(LABELS)
+    assert again.json()["adapter"] == "second"
+    assert again.json()["emotion"] == first.json()["emotion"]
