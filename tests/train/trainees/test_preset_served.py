@@ -27,6 +27,7 @@ from emollama.manifest import Sample
 from emollama.media import read_clip
 from emollama.paged_parts import PagedChatEngine
 from emollama.preset_parts import Bases, is_preset
+from emollama.preset_renderer import LABEL_QUESTION, REASON_QUESTION
 from emollama.stages import Done, Labelled
 from emollama.tensors import read_tensors, write_tensors
 from emollama.types import Analysis, Clip
@@ -36,6 +37,7 @@ from server.settings import Settings
 from train.clip_task import ClipOptions
 from train.loop import run
 from train.recipes import load_recipe
+from train.trainees import preset as preset_trainee
 from train.trainees.preset import PresetTrainee
 
 SAMPLE = ASSETS / "sample" / "sample.mp4"
@@ -128,6 +130,12 @@ def test_scores_are_those_that_validation_measured_while_training(analyzer: Anal
     assert set(seen.features) == set(reading.tokens)
     logs = np.log([seen.emotion.scores[name] for name in LABELS])
     assert logs - logs[0] == pytest.approx(trained - trained[0], abs=2e-3)
+
+
+def test_answers_are_asked_in_the_first_of_trainings_wordings() -> None:
+    questions = json.loads((Path(preset_trainee.__file__).parent / "questions.json").read_text())
+    assert questions["label"][0] == LABEL_QUESTION
+    assert questions["reason"][0] == REASON_QUESTION
 
 
 def test_both_engines_answer_alike(analyzer: Analyzer, paged: Analyzer, clip: Clip) -> None:

@@ -15,12 +15,13 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from emollama.adapter import AdapterInfo, base_digest
+from emollama.analyze import Analyzer
 from emollama.backbones.llama import build_llama, save_llama
 from emollama.backbones.quantize import is_quantized
 from emollama.chat_prompt import chat_template
 from emollama.config import EMOLLAMA_8B, LlamaShape, LoraSettings, ProjectorConfig
 from emollama.encoders.whisper import WhisperShape, WhisperShapedEncoder
-from emollama.errors import CheckpointError
+from emollama.errors import CheckpointError, DependencyError
 from emollama.manifest import Sample
 from emollama.tensors import write_tensors
 from emollama.types import Audio, Clip
@@ -72,7 +73,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         encoders=(dataclasses.replace(encoder, options={"model": "large-v3", **sizes}),),
         streams=(voice,),
     )
-    for place in ("emollama.presets", "train.trainees.preset"):
+    for place in ("emollama.presets", "emollama.preset_parts", "train.trainees.preset"):
         monkeypatch.setattr(f"{place}.preset", lambda name: small)
     return f"llama-3.1-8b-instruct={llama},whisper-large-v3={whisper}"
 
@@ -134,3 +135,35 @@ def test_a_backbone_without_its_tokenizer_is_refused(weights: str, tmp_path: Pat
     (tmp_path / "llama" / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="no tokenizer"):
         make(weights)
+
+
+def test_a_merged_folder_and_an_adapter_with_its_weights_beside_it_answer_alike(weights: str, tmp_path: Path) -> None:
+    """Neither is told where the encoders are: they lie, or are linked to, in the folder's ``weights``."""
+    trainee = make(weights)
+    model = trainee.build_model(lora=LORA, train_projectors=True, seed=0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.05)
+    adapter, llama = tmp_path / "ft", tmp_path / "llama"
+    trainee.export(model, adapter, outcome=Outcome(recipe="debug"))
+    whole = merge(adapter, tmp_path / "whole", base=str(llama))
+    with pytest.raises(DependencyError, match="whisper-large-v3"):
+        Analyzer.load(whole)
+    for folder in (adapter, whole):
+        (folder / "weights").mkdir()
+        (folder / "weights" / "whisper-large-v3").symlink_to(tmp_path / "whisper")
+    (adapter / "weights" / "llama-3.1-8b-instruct").symlink_to(llama)
+    time = np.arange(16_000) / 16_000
+    voice = sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 20)) * (0.2 + 0.1 * np.sin(8 * np.pi * time))
+    clip = Clip(name="made", seconds=1.0, audio=Audio(samples=(0.3 * voice).astype(np.float32)))
+    answers = [Analyzer.load(folder).analyze(clip, transcript="well") for folder in (adapter, whole)]
+    assert all(answer.modalities.audio.used for answer in answers)
+    one, other = (dict(answer.emotion.scores) for answer in answers)
+    assert set(one) == set(LABELS)
+    assert one == pytest.approx(other, abs=1e-3)
+    assert [answer.adapter for answer in answers] == ["ft", None]
+    assert [answer.model for answer in answers] == ["emollama-8b", "whole"]
+    (llama / "tokenizer.json").write_text((llama / "tokenizer.json").read_text() + "\n")
+    with pytest.raises(CheckpointError, match="was trained on another 'emollama-8b'"):
+        Analyzer.load(adapter)
