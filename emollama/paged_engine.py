@@ -416,5 +416,5 @@ def _digest(stream: str, tokens: np.ndarray | Tensor) -> bytes:
     """Name feature tokens by what they hold."""
     array = tokens if isinstance(tokens, np.ndarray) else tokens.detach().float().cpu().numpy()
     digest = hashlib.blake2b(f"{stream}/{array.shape}/{array.dtype.str}/".encode(), digest_size=16)
-    digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+    digest.update(array.tobytes())
     return digest.digest()

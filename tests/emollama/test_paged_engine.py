@@ -229,7 +229,12 @@ def test_when_ids_run_out_the_engine_begins_again_and_confuses_nothing(
     monkeypatch.setattr(engine._ledger, "last_id", 97 + 3 * 8 - 1)  # three times each row, then no more
     restarts = []
     restart = engine.backbone.restart
-    monkeypatch.setattr(engine.backbone, "restart", lambda: (restarts.append(1), restart()))
+
+    def counted() -> None:
+        restarts.append(1)
+        restart()
+
+    monkeypatch.setattr(engine.backbone, "restart", counted)
     try:
         for n in range(8):
             assert answer(engine, row(n), max_tokens=5) == expected(llama, projectors, row(n), num_tokens=5)
