@@ -40,6 +40,7 @@ class Calls:
 
     def __init__(self, *, seconds: float) -> None:
         self._seconds = seconds
+        self._lost = _lost_errors()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cluster-calls", daemon=True)
         self._thread.start()
@@ -95,7 +96,7 @@ class Calls:
 
     def _once(self, start: Callable[[], Any], watch: Check) -> Iterator[Any]:
         items: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        running: Future[None] = asyncio.run_coroutine_threadsafe(_follow(start, items), self._loop)
+        running: Future[None] = asyncio.run_coroutine_threadsafe(_follow(start, items, self._lost), self._loop)
         try:
             while True:
                 try:
@@ -123,9 +124,10 @@ class _LostError(Exception):
         self.reason = reason
 
 
-async def _follow(start: Callable[[], Any], items: queue.SimpleQueue[Any]) -> None:
+async def _follow(
+    start: Callable[[], Any], items: queue.SimpleQueue[Any], lost: tuple[type[BaseException], ...]
+) -> None:
     """Put the items of one call into a queue, and its end; cancels the call when it is cancelled itself."""
-    lost = _lost_errors()
     response = None
     try:
         response = start()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from emollama.conversation import Reading
     from server.ray.plan import Plan
 
+# What loading an adapter that is damaged or does not fit may raise, beside the library's own errors.
+_DAMAGE = (LookupError, TypeError, RuntimeError)
 _READINGS = 64  # prompts of clips that are kept a model
 
 
@@ -113,7 +115,11 @@ class Minds:
                 if key in self._adapters:
                     self._adapters.move_to_end(key)
                     return self._adapters[key]
-            analyzer = self._load(*_unreferenced(model))
+            try:
+                analyzer = self._load(*_unreferenced(model))
+            except _DAMAGE as exc:
+                message = f"the adapter {model.name!r} cannot be loaded ({type(exc).__name__})"
+                raise CheckpointError(message, field="adapter") from exc
             with self._lock:
                 self._adapters[key] = analyzer
                 while len(self._adapters) > self._plan.adapters_in_memory:
