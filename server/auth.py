@@ -44,6 +44,7 @@ SCOPES: Mapping[str, str] = MappingProxyType(
         "jobs": "Run one's own fine-tuning jobs, and delete what came of them.",
         "models:read": "List the models.",
         "metrics": "Read /metrics.",
+        "erase": "See how much is kept of one's owner, and erase all of it.",
         ADMIN: "Everything, for every owner; the operator's routes.",
     }
 )
@@ -59,6 +60,7 @@ _ROUTES: tuple[tuple[str | None, str, str], ...] = (
     (None, "/v1/models", "models:read"),
     (None, "/v1/load_lora_adapter", ADMIN),
     (None, "/v1/unload_lora_adapter", ADMIN),
+    (None, "/v1/owners", "erase"),
     (None, "/metrics", "metrics"),
     (None, "/ready", _ANY),
     (None, "/docs", _ANY),

@@ -12,6 +12,7 @@ from server.analyses.intake import Intake
 from server.analyses.service import AnalysisService
 from server.auth import Principal
 from server.chat.desk import Desk
+from server.erasure import Memory
 from server.fetch import Fetcher
 from server.gate import Gate
 from server.idempotency import Idempotency
@@ -128,6 +129,10 @@ def _idempotency(request: Request) -> Idempotency:
     return cast(Idempotency, request.app.state.idempotency)
 
 
+def _memory(request: Request) -> Memory:
+    return cast(Memory, request.app.state.memory)
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 ModelsDep = Annotated[ModelHost, Depends(_models)]
 GateDep = Annotated[Gate, Depends(_gate)]
@@ -144,3 +149,4 @@ JobsDep = Annotated[JobService, Depends(_jobs)]
 AnalysesDep = Annotated[AnalysisService, Depends(_analyses)]
 IntakeDep = Annotated[Intake, Depends(_intake)]
 IdempotencyDep = Annotated[Idempotency, Depends(_idempotency)]
+MemoryDep = Annotated[Memory, Depends(_memory)]

@@ -16,7 +16,9 @@ import typer
 if TYPE_CHECKING:
     from server.store import Store
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="API keys of the service.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="API keys of the service, and their owners."
+)
 
 _DEFAULT_SCOPES = "analyze,chat,files,jobs,models:read"
 _REFUSED = 2
@@ -81,6 +83,36 @@ def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id:
         if not keys.revoke(store, key, now=time.time()):
             _refuse(f"there is no key {key[:60]!r} that could be revoked; `emollama keys list` shows them")
     typer.echo(f"revoked {key}")
+
+
+@app.command()
+def erase(
+    owner: Annotated[str, typer.Argument(help="Whose files, jobs, adapters and analyses are to go.")],
+    keys: Annotated[bool, typer.Option("--keys", help="Also the owner's API keys.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Erase everything of an owner, with the service running or not, and print the proof as JSON.
+
+    A running service has clips for chat in memory, too, for EMOLLAMA_CHAT_CACHE_SECONDS; DELETE /v1/owners/OWNER
+    forgets those at once.
+    """
+    from server import erasure
+    from server.cli import read_settings
+    from server.errors import ApiError
+    from server.layout import DataFolder
+    from server.schemas.owners import ErasureOut
+
+    with _store() as store:
+        held = erasure.count(store, owner)
+        if not yes:
+            told = ", ".join(f"{number} {kind}" for kind, number in held.items() if number and kind != "api_keys")
+            typer.confirm(f"erase {told or 'what is left'} of {owner!r}? It cannot be undone", abort=True, err=True)
+        data = DataFolder(read_settings({}).data_folder().absolute())
+        try:
+            done = erasure.erase(store, data, owner, with_keys=keys)
+        except ApiError as exc:
+            _refuse(str(exc))
+    typer.echo(ErasureOut.of(done).model_dump_json(indent=2))
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ class Scratch:
     def __init__(self, parent: Path | None = None) -> None:
         self._parent = parent or Path(tempfile.gettempdir())
         self._parent.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        self.sweep()
         self.root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent))
         self._lock = (self.root / "lock").open("w")
         if fcntl is not None:
@@ -52,7 +52,8 @@ class Scratch:
         self._lock.close()
         _remove(self.root)
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """Remove the folders of processes that were killed."""
         if fcntl is None:  # pragma: no cover
             return
         for folder in self._parent.glob(f"{_PREFIX}*"):

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from fastapi import APIRouter
 
-from server.routes import adapters, analyses, analyze, chat, files, fine_tuning, health, metrics, models
+from server.routes import adapters, analyses, analyze, chat, files, fine_tuning, health, metrics, models, owners
 
 ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
     {
@@ -16,6 +16,7 @@ ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
         "adapters": adapters.router,
         "files": files.router,
         "fine_tuning": fine_tuning.router,
+        "owners": owners.router,
         "health": health.router,
         "metrics": metrics.router,
     }
