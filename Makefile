@@ -9,7 +9,7 @@ DATA ?= ../shared/data
 BENCH_CLIP ?= emollama/assets/sample/sample.mp4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format serve train-nano finetune-demo bench bench-train clean
+.PHONY: help setup demo test test-slow test-ray check format serve train-nano finetune-demo bench bench-train clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,10 @@ test: $(STAMP)  ## run the tests (CPU, no network)
 
 test-slow: $(STAMP)  ## run the tests that take longer
 	$(BIN)/python -m pytest -q -m slow
+
+test-ray: $(STAMP)  ## run the service's tests through Ray Serve, and kill replicas and a node (wants the extra `ray`)
+	$(BIN)/python -m pytest -q tests/server -m "not slow" --ray
+	$(BIN)/python -m pytest -q tests/server/ray -m slow
 
 check: $(STAMP)  ## what CI runs: format, lint, types, import contract, tests with coverage
 	$(BIN)/ruff format --check .

@@ -152,7 +152,7 @@ class Door:
         for name in self._names():
             handle = serve.get_app_handle(name).options(stream=True)
             try:
-                if calls.one(lambda ask=handle: ask.digest.remote(), what="digest", seconds=_PROBE_SECONDS) != wanted:
+                if calls.one(handle.digest.remote, what="digest", seconds=_PROBE_SECONDS) != wanted:
                     return False
             except ApiError:
                 return False
