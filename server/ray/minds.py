@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 # What loading an adapter that is damaged or does not fit may raise, beside the library's own errors.
 _DAMAGE = (LookupError, TypeError, RuntimeError)
-_READINGS = 64  # prompts of clips that are kept a model
+_READINGS, _READING_SECONDS = 64, 600.0  # prompts of clips that are kept a model, and how long after their last use
 
 
 class Minds:
@@ -144,19 +145,27 @@ class _Readings:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Any, Reading] = OrderedDict()
+        self._kept: OrderedDict[Any, tuple[float, Reading]] = OrderedDict()
 
     def get(self, key: Any) -> Reading | None:
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
+            self._forget()
+            if key not in self._kept:
+                return None
+            _, reading = self._kept.pop(key)
+            self._kept[key] = (time.monotonic(), reading)
+            return reading
 
     def put(self, key: Any, reading: Reading) -> None:
         with self._lock:
-            self._kept[key] = reading
-            while len(self._kept) > _READINGS:
-                self._kept.popitem(last=False)
+            self._kept[key] = (time.monotonic(), reading)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop what was not used for long, and what is too much; the least recently used come first."""
+        oldest = time.monotonic() - _READING_SECONDS
+        while self._kept and (len(self._kept) > _READINGS or next(iter(self._kept.values()))[0] < oldest):
+            self._kept.popitem(last=False)
 
 
 def _unreferenced(model: Model) -> tuple[str | None, Any]:
