@@ -14,7 +14,7 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from server.store import Store
 
 if TYPE_CHECKING:
     from emollama.media import MediaLimits
+    from emollama.stages import StageEvent
     from emollama.types import Analysis
     from server.deps import Analyzing
 
@@ -156,7 +157,7 @@ class Worker:
         elsewhere_ms = None if clip is path else round((time.perf_counter() - began) * 1000, 2)
         self._go_on()
         labels = options.get("labels")
-        analysis = analyzer.analyze(
+        events = analyzer.stages(
             clip,
             name=record.filename,
             transcript=options.get("transcript"),
@@ -166,10 +167,25 @@ class Worker:
             limits=around.limits,
             cancelled=self._must_end,
         )
+        analysis = self._follow(events)
         if elsewhere_ms is not None:
             analysis = _with_decoding(analysis, elsewhere_ms)
         around.metrics.observe_stages(analysis.timings_ms)
         return analysis.to_json_dict()
+
+    def _follow(self, events: Generator[StageEvent, None, None]) -> Analysis:
+        """Write down which stage is reached while an analysis goes on, and return its answer."""
+        from emollama.stages import Decoded, Done, FacesFound, Labelled
+
+        next_stage = {Decoded: "faces", FacesFound: "judge", Labelled: "rationale"}
+        with contextlib.closing(events):
+            for event in events:
+                if isinstance(event, Done):
+                    return event.analysis
+                stage = next_stage.get(type(event))
+                if stage is not None:
+                    self._reach(stage)
+        raise RuntimeError("an analysis ended without an answer")
 
     def _reach(self, stage: str) -> None:
         queue.advance(self._around.store, self.lease, stage=stage, progress=_BEGINS_AT[stage])

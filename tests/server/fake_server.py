@@ -35,6 +35,11 @@ class Analyzer:
             time.sleep(0.01)
         return make_analysis(clip=name)
 
+    def stages(self, source: Path, **options: Any) -> Any:
+        from emollama.stages import Done
+
+        yield Done(analysis=self.analyze(source, **options))
+
 
 def main() -> None:
     settings = Settings()
