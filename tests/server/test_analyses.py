@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from emollama.errors import UndecodableMediaError
 from server.auth import new_key
+from server.models import load_analyzer
 from server.records import analyses, keys
 from server.schemas.analyses import AnalysisList, AnalysisTaskOut
 
@@ -24,8 +26,10 @@ FILE = {"file": ("talk.wav", WAV, "audio/wav")}
 URL = "/v1/analyses"
 
 
-async def send(s: Any, *, headers: dict[str, str] | None = None, name: str = "talk.wav", **fields: Any) -> str:
-    answer = await s.client.post(URL, files={"file": (name, WAV)}, data=fields, headers=headers)
+async def send(
+    s: Any, *, headers: dict[str, str] | None = None, name: str = "talk.wav", content: bytes = WAV, **fields: Any
+) -> str:
+    answer = await s.client.post(URL, files={"file": (name, content)}, data=fields, headers=headers)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
@@ -41,8 +45,10 @@ async def ended(s: Any, analysis_id: str, **options: Any) -> dict[str, Any]:
     return await until(s, analysis_id, lambda found: found["status"] in analyses.ENDED, **options)
 
 
-async def until(s: Any, analysis_id: str, is_so: Callable[[dict[str, Any]], bool], **options: Any) -> dict[str, Any]:
-    end = time.monotonic() + 20
+async def until(
+    s: Any, analysis_id: str, is_so: Callable[[dict[str, Any]], bool], *, seconds: float = 20, **options: Any
+) -> dict[str, Any]:
+    end = time.monotonic() + seconds
     while not is_so(found := await get(s, analysis_id, **options)):
         assert time.monotonic() < end, found
         await asyncio.sleep(0.01)
@@ -357,3 +363,17 @@ async def test_what_takes_too_long_fails(service: Any, analyzer_type: Any) -> No
     async with service(analyzer_type(hold=True), analysis_timeout_seconds=0.2) as s:
         found = await ended(s, await send(s))
         assert (found["status"], found["error"]["code"]) == ("failed", "deadline_exceeded")
+
+
+async def test_nano_reads_a_clip_in_the_background_as_it_does_while_one_waits(
+    service: Any, media: Any, tmp_path: Path
+) -> None:
+    clip = media.wav(tmp_path / "talk.wav", seconds=0.6).read_bytes()
+    async with service(load=functools.partial(load_analyzer, device="cpu"), media_workers=0) as s:
+        fields = {"transcript": "Really? That is the best news.", "labels": "joy, anger"}
+        analysis_id = await send(s, content=clip, **fields)  # while the model is still being loaded
+        found = await until(s, analysis_id, lambda found: found["status"] in analyses.ENDED, seconds=60)
+        assert (found["status"], found["error"]) == ("succeeded", None)
+        now = await s.client.post("/analyze", files={"file": ("talk.wav", clip)}, data=fields)
+        for name in ("emotion", "rationale", "evidence", "modalities"):
+            assert found["result"][name] == now.json()[name]
