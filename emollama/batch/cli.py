@@ -97,7 +97,7 @@ def batch(
         raise InputError(f"timelines is {timelines!r}; allowed: {', '.join(WRITERS)}", field="timelines")
     if ray_address is not None and not ray:
         raise InputError("--ray-address needs --ray", field="ray_address")
-    make: Callable[..., Factory] = ctx.obj if ctx.obj is not None else Labelling
+    make: Callable[..., Labelling] = ctx.obj if ctx.obj is not None else Labelling
     labelling = make(
         model=model, adapter=None if adapter is None else str(adapter), device=device,
         labels=None if labels is None else parse_label_set(labels), language=language, asr=asr,

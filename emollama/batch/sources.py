@@ -139,7 +139,8 @@ def _read_folder(folder: Path) -> Source:
 
     A text or subtitle file beside a clip, of the same name, holds its words.
     """
-    items, num_left_out = [], 0
+    items: list[Item] = []
+    num_left_out = 0
     files = set(_files(folder))
     for name in sorted(files):
         path = folder / name
