@@ -17,19 +17,20 @@ from emollama.projectors import build_projectors
 from emollama.runtime import Row, Runtime, Sampling, one_of
 
 SHAPE = LlamaShape(
-    vocab_size=97, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, max_positions=128,
+    vocab_size=97, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=2, num_kv_heads=1, max_positions=128,
     tie_embeddings=True,
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def runtime() -> Runtime:
+@pytest.fixture(scope="module", params=["graph", "torch"])
+def runtime(request: pytest.FixtureRequest) -> Runtime:
     torch.manual_seed(0)
     backbone = build_llama(SHAPE, seed=0).eval()
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter.mul_(3.0)
-    lean = LeanLlama.from_tensors(SHAPE, backbone.state_dict())
+    steps = "auto" if request.param == "graph" else "torch"
+    lean = LeanLlama.from_tensors(SHAPE, backbone.state_dict(), steps=steps)
     return Runtime(lean, dict(build_projectors({"face": 6}, 32).items()), {"face": 90})
 
 
