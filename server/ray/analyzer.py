@@ -107,10 +107,12 @@ class RemoteAnalyzer:
         if labels is not None:
             parse_label_set(labels)  # raises here, before anything was sent anywhere
         perception: Perception | None = None
+        told: set[type] = set()  # what an encoder has told already; a decoder goes through all stages
         if source is not None:
             given = Path(source) if isinstance(source, str) else source
             for item in self._handles.perceive(given, name=name, limits=limits, watch=watch):
                 if isinstance(item, (Decoded, FacesFound)):
+                    told.add(type(item))
                     yield item
                 else:
                     perception = item
@@ -123,7 +125,7 @@ class RemoteAnalyzer:
                     timings = {**analysis.timings_ms, **elsewhere, "total": total}
                     analysis = dataclasses.replace(analysis, timings_ms=timings)
                 yield Done(analysis=analysis)
-            elif source is None or not isinstance(event, (Decoded, FacesFound)):
+            elif type(event) not in told:
                 yield event
 
 

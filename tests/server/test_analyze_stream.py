@@ -120,7 +120,12 @@ def failing(analyzer_type: Any, stages_of: Any, analysis: Any, error: Exception)
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (errors.UndecodableMediaError("x"), "undecodable_media", "cannot read 'the file' any further"),
+        pytest.param(
+            errors.UndecodableMediaError("x"),
+            "undecodable_media",
+            "cannot read 'the file' any further",
+            marks=pytest.mark.in_process(reason="only an encoder has the file"),
+        ),
         (errors.InputError("language is odd", field="language"), "invalid_value", "language is odd"),
         (OSError(28, "No space left"), "storage_full", "no room for the upload"),
         (RuntimeError("/secret and the transcript"), "internal_error", "under request id r-1"),
