@@ -91,7 +91,7 @@ class EventResponse(StreamingResponse):
                 # Nobody reads what could be said about it; the server closes a connection whose answer is incomplete.
                 scope.setdefault("state", {}).setdefault("log", {})["error_code"] = "client_closed_request"
             finally:
-                await self.body_iterator.aclose()  # type: ignore[union-attr]  # an async generator
+                await self.body_iterator.aclose()  # type: ignore[attr-defined]  # an async generator
 
     async def stream_response(self, send: Send) -> None:
         await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
