@@ -308,9 +308,7 @@ class _Process:
         except (KeyError, TypeError, ValueError) as exc:
             raise _EndedError("protocol") from exc
 
-    def _frames(
-        self, told: dict[str, Any], deadline: float, cancelled: Callable[[], bool], *, is_bare: bool
-    ) -> Frames:
+    def _frames(self, told: dict[str, Any], deadline: float, cancelled: Callable[[], bool], *, is_bare: bool) -> Frames:
         """``is_bare`` frames come without their pictures."""
         import numpy as np
 

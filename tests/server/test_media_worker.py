@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+import emollama
 from emollama.errors import MediaLimitError, UndecodableMediaError, UnsupportedMediaError
 from emollama.media import MediaLimits, read_clip
 from emollama.types import Clip
 from server.errors import ApiError
+from server.followed import unpack
 from server.media_worker import IS_SUPPORTED, InProcess, MediaPool, WorkerError, WorkerLimits
 
 pytestmark = pytest.mark.skipif(not IS_SUPPORTED, reason="processes have no limits on this system")
 
 LIMITS = MediaLimits()
+SAMPLE = Path(emollama.__file__).parent / "assets" / "sample" / "sample.mp4"
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +257,69 @@ async def test_the_analyzer_gets_the_decoded_clip_and_the_answer_its_time(
     assert answer.json()["timings_ms"]["total"] >= 52
     assert (refused.status_code, refused.json()["error"]["code"]) == (415, "unsupported_media")
     assert len(seen) == 1
+
+
+def test_faces_are_followed_where_the_clip_is_decoded(pool: MediaPool) -> None:
+    from emollama.faces import track_faces
+
+    path = SAMPLE
+    here = read_clip(path, name="clip")
+    assert here.frames is not None
+    there = pool.decode(path, name="clip", limits=LIMITS, follow_faces=True)
+    assert there.frames is not None
+    assert there.frames.images.shape == (0, *here.frames.images.shape[1:])
+    np.testing.assert_array_equal(there.frames.times, here.frames.times)
+    mine, its = track_faces(here.frames, audio=here.audio), there.tracks
+    assert its is not None
+    assert len(mine) == len(its) == 1
+    for one, other in zip(mine, its, strict=True):
+        np.testing.assert_array_equal(one.crops, other.crops)
+        np.testing.assert_array_equal(one.times, other.times)
+        assert (one.boxes, one.share, one.chosen_because) == (other.boxes, other.share, other.chosen_because)
+        assert other.is_main
+
+
+def test_a_sound_has_no_faces_to_follow(pool: MediaPool, media: Any, tmp_path: Path) -> None:
+    clip = pool.decode(media.wav(tmp_path / "a.wav"), name="a", limits=LIMITS, follow_faces=True)
+    assert (clip.frames, clip.tracks) == (None, None)
+    assert clip.audio is not None
+
+
+_TRACK = {
+    "track_id": 0, "boxes": [[1.0, 2.0, 3.0, 3.0]], "crop_size": 2, "share": 1.0, "is_main": True,
+    "chosen_because": "it is the only face",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("told", "arrays"),
+    [
+        ([_TRACK], None),
+        ([_TRACK | {"boxes": [[1.0, 2.0, 3.0, 3.0]] * 3}], b"\0" * 1000),  # more than the clip has pictures
+        ([_TRACK | {"boxes": []}], b"\0" * 1000),
+        ([_TRACK | {"boxes": [[1.0, 2.0, 3.0]]}], b"\0" * 1000),
+        ([_TRACK | {"boxes": [[float("nan"), 2.0, 3.0, 3.0]]}], b"\0" * 1000),
+        ([_TRACK | {"crop_size": 1 << 14}], b"\0" * 1000),
+        ([_TRACK | {"is_main": False}], b"\0" * 1000),
+        ([_TRACK] * 65, b"\0" * 10_000),
+        ([_TRACK], np.array([np.inf]).tobytes() + b"\0" * 12),
+        ([{}], b""),
+    ],
+)
+def test_followed_faces_are_not_believed(told: list[dict[str, Any]], arrays: bytes | None) -> None:
+    content = np.array([0.2]).tobytes() + bytes(range(12)) if arrays is None else arrays
+    view = memoryview(content)
+
+    def read(length: int) -> memoryview:
+        nonlocal view
+        assert length <= len(view)
+        part, view = view[:length], view[length:]
+        return part
+
+    if arrays is None:
+        (track,) = unpack(told, read, num_pictures=2)
+        assert track.times.tolist() == [0.2]
+        assert track.crops.ravel().tolist() == list(range(12))
+    else:
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            unpack(told, read, num_pictures=2)
