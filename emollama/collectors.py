@@ -99,6 +99,7 @@ class VideoCollector:
         self._length = math.inf if plan.window is None else plan.window[1] - plan.window[0]
         self._last_time = -1.0 if plan.window is None else -1.0 - plan.window[0]
         self._seen = 0
+        self._is_fed = False  # since it was drained
         self.num_kept = 0
         self.num_late = 0
         self.corrupt = 0
@@ -124,8 +125,18 @@ class VideoCollector:
             self._plan.limits.check("max_frames", self._seen, unit="frames")
             if not self._is_needed(packet):
                 return
+            self._is_fed = True
         for frame in packet.decode():
             self._keep(frame)
+
+    def drain(self) -> None:
+        """Get out the pictures that the decoder holds back; what comes then is decoded from its next key frame on."""
+        if not self._is_fed:
+            return
+        self._is_fed = False
+        for frame in self._stream.decode(None):
+            self._keep(frame)
+        self._stream.codec_context.flush_buffers()
 
     def frames(self, *, alone: bool) -> Frames | None:
         """All that is held; a file with one picture and no sound is a still."""
@@ -174,7 +185,9 @@ class VideoCollector:
         return True
 
     def _keep(self, frame: VideoFrame) -> None:
-        time = frame.time - self._origin if frame.time is not None else self._last_time + self._step
+        told = frame.time
+        is_told = told is not None and math.isfinite(told)
+        time = told - self._origin if is_told else self._last_time + self._step
         self._plan.limits.check("max_seconds", time, unit="seconds")
         self._check_size(frame.width, frame.height)
         if time <= self._last_time:
@@ -252,6 +265,7 @@ class AudioCollector:
         self._expected = 0.0
         self.num_samples = 0
         self.num_late = 0
+        self.missing_seconds = 0.0  # of holes in the time stamps
 
     @property
     def passed(self) -> float:
@@ -326,6 +340,7 @@ class AudioCollector:
             self._limits.check("max_seconds", time, unit="seconds")
             self._flush()
             # One zero seen many times: silence of an hour takes no memory until it is handed over.
+            self.missing_seconds += hole
             self._append(np.broadcast_to(np.float32(0.0), round(hole * SAMPLE_RATE)))
             self._expected = time
         layout = (frame.format.name, frame.layout.name, frame.sample_rate)

@@ -182,8 +182,16 @@ class _Cutter:
 
     def _reached(self, time: float) -> bool:
         """Tell whether both tracks have passed a time, or one is so far beyond it that the other is not waited for."""
-        passed = [track.passed for track in (self._reading.video, self._reading.audio) if track is not None]
-        return min(passed) >= time or max(passed) >= time + _LARGEST_LAG_SECONDS
+        video, audio = self._reading.video, self._reading.audio
+        passed = [track.passed for track in (video, audio) if track is not None]
+        if min(passed) >= time:
+            return True
+        if max(passed) < time + _LARGEST_LAG_SECONDS:
+            return False
+        if video is not None and video.passed < time:
+            with contextlib.suppress(*DAMAGE):
+                video.drain()  # a track that has ended leaves its last pictures in the decoder
+        return True
 
     def _window(self, end: float, *, until: float | None = None) -> ClipWindow:
         reading, start = self._reading, self._start
@@ -208,7 +216,7 @@ class _Cutter:
         first = self._index == 0
         stills = reading.video.frames(alone=True) if is_still and reading.video is not None else None
         window = self._window(end, until=math.inf)
-        reading.warnings.extend(self._late_told())
+        reading.warnings.extend(self._holes_told())
         reading.finish(end, is_still=is_still, damage_is_told=True)
         clip = replace(
             window.clip,
@@ -223,11 +231,15 @@ class _Cutter:
         count, self._told = self._reading.num_damaged - self._told, self._reading.num_damaged
         return (damage(count, of=f"the stretch from {self._start:.0f} s to {end:.0f} s"),) if count else ()
 
-    def _late_told(self) -> list[str]:
+    def _holes_told(self) -> list[str]:
         told = []
-        if self._reading.video is not None and self._reading.video.num_late:
+        # The last picture of a track that ends early may come only at the end of the file: its parser waits for more.
+        if self._reading.video is not None and self._reading.video.num_late > 1:
             told.append(f"{self._reading.video.num_late} pictures lie too far behind the sound in the file to be used")
         if self._reading.audio is not None and self._reading.audio.num_late > SAMPLE_RATE // 10:
             late = self._reading.audio.num_late / SAMPLE_RATE
             told.append(f"{late:.1f} s of sound lie too far behind the picture in the file to be used")
+        if self._reading.audio is not None and self._reading.audio.missing_seconds > 0:
+            missing = self._reading.audio.missing_seconds
+            told.append(f"{missing:.1f} s of sound are missing in the middle of the file; they count as silence")
         return told
