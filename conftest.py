@@ -14,14 +14,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ray", action="store_true", help="put the models of the service's tests behind Ray Serve")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    for line in (
-        "ray: wants the extra `ray`; skipped with a reason when it is not installed",
-        "in_process(reason): looks into the process of the model, so it is skipped under --ray, with the reason",
-    ):
-        config.addinivalue_line("markers", line)
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip, with the reason, what wants files, a device or a package that are not here."""
     for item in items:

@@ -65,6 +65,7 @@ def make_analysis(**changes: Any) -> Analysis:
             "visual": (
                 Evidence(start=0.0, end=1.0, cue="a smile", reading="face", value=0.9, supports="happiness", track=0),
             ),
+            "audio": (),
             "text": (Evidence(start=0.0, end=1.0, cue="glad words", reading="words", value="good news"),),
         },
         transcript=Transcript(
