@@ -68,10 +68,10 @@ class _Binding:
         base, item = cache.held.data_ptr(), cache.held.element_size()
         strides = cache.held.stride()
         for layer in range(shape.num_layers):
-            for side, kind in enumerate(("key", "value")):
+            for side, role in enumerate(("key", "value")):
                 pointer = base + item * (layer * strides[0] + side * strides[1] + first * strides[2])
-                self.io.bind_input(f"{kind}_{layer}", "cpu", 0, np.float32, size, pointer)
-                self.io.bind_output(f"new_{kind}_{layer}", "cpu", 0, np.float32, size, pointer)
+                self.io.bind_input(f"{role}_{layer}", "cpu", 0, np.float32, size, pointer)
+                self.io.bind_output(f"new_{role}_{layer}", "cpu", 0, np.float32, size, pointer)
 
 
 class StepGraph:
