@@ -11,7 +11,7 @@ Pictures lie in memory as [B, H, W, C] throughout. The folded network does not f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class FoldedNet:
 
 
 class _Block:
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         self._first = _fold(block.conv1, block.bn1)
         self._second = _fold(block.conv2, block.bn2)
         self._squeeze, self._excite = block.squeeze, block.excite
