@@ -36,10 +36,6 @@ class Cores:
     def num_working(self) -> int:
         return self._num_working
 
-    def share(self) -> int:
-        """Return how many cores one analysis has for itself now, 1 or more."""
-        return max(1, usable_cores() // max(1, self._num_working))
-
     @contextmanager
     def working(self) -> Iterator[None]:
         """Count this thread's analysis until the block ends; then the thread has the threads of one alone again.

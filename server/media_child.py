@@ -129,9 +129,8 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         if "length_of" in request:
             return {"seconds": clip_seconds(request["length_of"])}, []
         with open(request["path"], "rb") as file:
-            clip = read_clip(
-                file, name=request["name"], limits=MediaLimits(**request["limits"]), threads=request["threads"]
-            )
+            # One thread: with more, FFmpeg skips other pictures, and an answer would depend on the load.
+            clip = read_clip(file, name=request["name"], limits=MediaLimits(**request["limits"]), threads=1)
         if request.get("follow_faces"):
             clip = _with_tracks(clip, request["detector"])
     except EmoLlamaError as exc:

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from emollama import errors
-from emollama.cores import CORES
 from server.errors import ApiError
 from server.followed import unpack
 
@@ -400,8 +399,7 @@ class MediaPool:
 
         request = {
             "path": str(path.absolute()), "name": name, "limits": dataclasses.asdict(limits),
-            "threads": CORES.share(), "follow_faces": follow_faces,
-            "detector": str(yunet_path()) if yunet_path().is_file() else None,
+            "follow_faces": follow_faces, "detector": str(yunet_path()) if yunet_path().is_file() else None,
         }  # fmt: skip
         return self._lent(lambda process, **watch: process.ask(request, **watch), cancelled)
 
