@@ -54,16 +54,15 @@ class OutputFolder:
                 f"out {self.path} cannot be made ({error.strerror}); name a folder", field="out"
             ) from error
         self._take_lock()
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
             self.document = self._open(dict(identity))
             if retry_errors:
                 (self.path / ERRORS).unlink(missing_ok=True)
             for name in (RESULTS, ERRORS):
                 cut_torn_line(self.path / name)
                 self._index(name)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     # ---- while it runs -------------------------------------------------------------------------------------------
 

@@ -95,6 +95,10 @@ def test_help_is_light_and_lists_the_commands_of_all_packages() -> None:
         assert command in shown
 
 
+# What ends in these files would end a process: there it is told to another one instead.
+EDGES = {"emollama/batch/child.py"}
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_library_neither_prints_nor_swallows_errors(path: Path) -> None:
     broad = {"Exception", "BaseException"}
@@ -105,4 +109,6 @@ def test_library_neither_prints_nor_swallows_errors(path: Path) -> None:
             caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
             names = {kind.id for kind in caught if isinstance(kind, ast.Name)}
             assert node.type is not None, f"{name_of(path)}:{node.lineno} catches everything"
+            if name_of(path) in EDGES:
+                continue
             assert not names & broad, f"{name_of(path)}:{node.lineno} catches {names & broad}"
