@@ -21,6 +21,7 @@ import numpy as np
 
 from emollama.errors import InputError
 from emollama.labels import NANO_LABELS, adjective, canonical
+from emollama.temporal import window_means
 from emollama.types import FaceReadings, Segment
 
 
@@ -44,12 +45,9 @@ def smooth(times: np.ndarray, values: np.ndarray, *, half_window_seconds: float)
     """Return the mean of ``values`` [T, ...] over ``times`` [T] +- the half window; windows are cut at the ends."""
     if len(times) == 0:
         return np.asarray(values, dtype=np.float64)
-    series = np.asarray(values, dtype=np.float64)
-    sums = np.concatenate([np.zeros((1, *series.shape[1:])), np.cumsum(series, axis=0)])  # [T + 1, ...]
     low = np.searchsorted(times, times - half_window_seconds - 1e-6, side="left")
     high = np.searchsorted(times, times + half_window_seconds + 1e-6, side="right")
-    counts = (high - low).reshape(-1, *([1] * (series.ndim - 1)))
-    return (sums[high] - sums[low]) / counts
+    return window_means(values, low, high)
 
 
 def restrict(

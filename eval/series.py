@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from emollama.labels import canonical
+from emollama.temporal import interpolate
 from emollama.types import FaceReadings
 
 # The parts of a compound expression's name (C-EXPR-DB) that are no name of an emotion by themselves.
@@ -26,13 +27,13 @@ def labels_at(
 ) -> tuple[list[Any], int]:
     """Return a label of ``labels`` at each of ``times`` [N] seconds, and how many of them had no face near."""
     columns = np.stack([_column(readings, label) for label in labels], axis=1)  # [T, L]
-    table = _at(readings.times, columns, times)
+    table = interpolate(readings.times, columns, times)
     return [labels[index] for index in table.argmax(1)], _num_far(readings.times, times, step)
 
 
 def affect_at(readings: FaceReadings, times: np.ndarray, *, step: float) -> tuple[list[Any], int]:
     """Return valence and arousal at each of ``times`` [N] seconds, and how many of them had no face near."""
-    table = _at(readings.times, np.stack([readings.valence, readings.arousal], axis=1), times)
+    table = interpolate(readings.times, np.stack([readings.valence, readings.arousal], axis=1), times)
     answers = [{"valence": round(float(v), 6), "arousal": round(float(a), 6)} for v, a in np.clip(table, -1.0, 1.0)]
     return answers, _num_far(readings.times, times, step)
 
@@ -49,10 +50,6 @@ def _column(readings: FaceReadings, label: str) -> np.ndarray:
     if len(parts) == 2 and all(part in known for part in parts):
         return readings.probabilities[:, [known[part] for part in parts]].mean(1)
     return np.full(len(readings.times), -1.0)
-
-
-def _at(known: np.ndarray, values: np.ndarray, times: np.ndarray) -> np.ndarray:
-    return np.stack([np.interp(times, known, column) for column in np.asarray(values, np.float64).T], axis=1)
 
 
 def _num_far(known: np.ndarray, times: np.ndarray, step: float) -> int:
