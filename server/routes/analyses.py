@@ -29,6 +29,7 @@ from server.schemas.analyses import (
     document_of,
 )
 from server.store import Store
+from server.streaming.sse import EVENT_SCHEMA
 
 router = APIRouter(prefix="/v1/analyses", tags=["analysis"])
 
@@ -148,7 +149,7 @@ def get_analysis(analysis_id: str, store: StoreDep, principal: PrincipalDep) -> 
     summary="How far an analysis is, as it goes on",
     response_model=None,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"schema": EVENT_SCHEMA}}},
         **responses("analysis_not_found"),
     },
 )

@@ -31,7 +31,7 @@ from server.deps import (
 from server.errors import ApiError, responses
 from server.routes.analyze import until_gone
 from server.schemas.chat import REQUEST_BODY, ChatIn, ChatOut
-from server.streaming.sse import EventResponse
+from server.streaming.sse import EVENT_SCHEMA, EventResponse
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ router = APIRouter(prefix="/v1/chat", tags=["chat"])
     summary="Ask about a clip",
     response_model=ChatOut,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"schema": EVENT_SCHEMA}}},
         **responses(
             "invalid_value", "unknown_field", "unsupported_parameter", "clip_not_cached", "empty_file",
             "url_not_allowed", "url_fetch_failed", "model_not_found", "file_not_found", "upload_timeout",

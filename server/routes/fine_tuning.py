@@ -39,6 +39,7 @@ from server.schemas.fine_tuning import (
 )
 from server.settings import Settings
 from server.store import Store
+from server.streaming.sse import EVENT_SCHEMA
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -200,7 +201,7 @@ async def resume_job(
     summary="What happened to a job, newest first",
     response_model=EventList,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"schema": EVENT_SCHEMA}}},
         **responses("job_not_found", "invalid_value"),
     },
 )

@@ -18,6 +18,7 @@ from server.schemas.analysis import (
     TranscriptOut,
     Wire,
 )
+from server.streaming.sse import EVENT_SCHEMA
 
 
 class DecodedOut(Wire):
@@ -95,7 +96,7 @@ def _example() -> str:
 
 STREAM: dict[str, Any] = {
     "schema": {
-        "type": "string",
+        **EVENT_SCHEMA,
         "description": "With `stream=true`: server-sent events `decoded` (DecodedEvent), `faces` (FacesEvent), `label` "
         "(LabelEvent), `rationale` (RationaleEvent) any number of times, and `done` with the Analysis; or, at any "
         "place after the first byte, `error` with the Error that would otherwise be the answer. Comments in between "

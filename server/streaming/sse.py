@@ -19,6 +19,12 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 DONE = b"data: [DONE]\n\n"
+# Of one event, as an OpenAPI document says it of a stream of them.
+EVENT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "id": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 _STALL_SECONDS = 30.0
 # Proxies hold answers back, or compress them, to send larger pieces; these are the ways to ask them not to.
 _HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
