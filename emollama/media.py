@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -76,7 +75,8 @@ def read_clip(
 
     ``fps`` is the rate at which frames are kept; over ``max_samples`` of them, the clip is sampled more thinly instead
     of cut. With ``start`` and ``end`` (seconds) only that stretch is decoded, its times count from ``start``, and
-    ``max_seconds`` holds for the stretch.
+    ``max_seconds`` holds for the stretch. With several ``threads`` a long clip is decoded sooner, and which pictures
+    are kept may depend on their number.
     Raises `UnsupportedMediaError` (not media), `UndecodableMediaError` (nothing to read), `MediaLimitError`
     (names the limit and the value), `InputError` (arguments, no such file).
     """
@@ -106,7 +106,7 @@ def read_clip(
     file.seek(0)
     plan = Plan(
         interval=1.0 / fps, max_samples=max_samples, max_long_side=max_long_side, limits=limits,
-        threads=threads or min(4, os.cpu_count() or 1), exif_orientation=sniff.exif_orientation(head),
+        threads=threads or 1, exif_orientation=sniff.exif_orientation(head),
         window=None if media_type.family == "image" else window,
     )  # fmt: skip
     reading = Reading(file, media_type, plan)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,7 +125,7 @@ def _windows(source: bytes | BinaryIO, options: _Options, *, is_ours: bool) -> I
             max_samples=1,
             max_long_side=options.max_long_side,
             limits=options.limits,
-            threads=options.threads or min(4, os.cpu_count() or 1),
+            threads=options.threads or 1,
             exif_orientation=sniff.exif_orientation(head),
             held_seconds=options.seconds + _LARGEST_LAG_SECONDS + _SHORTEST_LAST_SECONDS,
             frame_bytes=_FRAME_BYTES,

@@ -110,9 +110,14 @@ def bench_serve(
     rate: Annotated[
         float | None, typer.Option(min=0.01, help="Also an open loop of so many requests a second.")
     ] = None,
+    cut: Annotated[
+        float | None,
+        typer.Option(min=0.5, metavar="SECONDS", help="Send only the clip's beginning, encoded anew."),
+    ] = None,
     model: Annotated[str, typer.Option(help="Model of the service.")] = "nano",
     seed: Annotated[int, typer.Option(help="Seed of the open loop's gaps.")] = 0,
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write figures and origin here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw memory and latencies: NAME.svg or NAME.png.")] = None,
 ) -> None:
     """Start a service, load it, and report latency percentiles, throughput, failures and memory."""
     from rich.console import Console
@@ -124,14 +129,20 @@ def bench_serve(
         path = clip or sample_clip()
         if not path.is_file():
             raise InputError(f"clip {str(path)!r} is not a file", field="clip")
+        if plot is not None:
+            _require_plot(plot)
+        content = path.read_bytes() if cut is None else beginning_of(path, seconds=cut)
         with console.status("loading the service"), started_service(model, places=max(clients, 64)) as service:
             loads, memory = asyncio.run(
-                measure(service, path, clients=clients, requests=requests, alone=alone, rate=rate, seed=seed)
+                measure(
+                    service, path.name, content, clients=clients, requests=requests, alone=alone, rate=rate, seed=seed
+                )
             )
     except EmoLlamaError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(2) from error
-    figures = summarise(path, loads=loads, memory=memory)
+    figures = {"clip_seconds": cut} if cut is not None else {}
+    figures |= summarise(path, loads=loads, memory=memory)
     console.print(table_of(loads, title=f"{model} on {path.name}"))
     growth = figures["memory"]["growth_mib"]
     console.print(
@@ -145,6 +156,75 @@ def bench_serve(
     if json_path is not None:
         write_json(json_path, {"model": model, **provenance(), **figures})
         console.print(f"written to {json_path}")
+    if plot is not None:
+        draw(figures, plot)
+        console.print(f"drawn in {plot}")
+
+
+def beginning_of(path: Path, *, seconds: float) -> bytes:
+    """Return the first seconds of a clip as an MP4 of its own; raises `InputError` when it is no video."""
+    import io
+
+    import av
+    import av.error
+
+    held = io.BytesIO()
+    try:
+        with av.open(str(path)) as source, av.open(held, "w", format="mp4") as target:
+            if not source.streams.video:
+                raise InputError(f"clip {str(path)!r} has no picture; --cut takes videos", field="clip")
+            video = source.streams.video[0]
+            rate = video.average_rate or 25
+            pictures: Any = target.add_stream("libx264", rate=rate)
+            pictures.width, pictures.height, pictures.pix_fmt = video.width // 2 * 2, video.height // 2 * 2, "yuv420p"
+            audio = source.streams.audio[0] if source.streams.audio else None
+            sound: Any = None if audio is None else target.add_stream("aac", rate=audio.rate)
+            kept = [stream for stream in (video, audio) if stream is not None]
+            for packet in source.demux(kept):
+                for frame in packet.decode():
+                    if frame.time is None or frame.time >= seconds:
+                        continue
+                    is_picture = isinstance(frame, av.VideoFrame)
+                    if is_picture:
+                        frame = frame.reformat(pictures.width, pictures.height, "yuv420p")
+                        frame.pict_type = av.video.frame.PictureType.NONE
+                    target.mux((pictures if is_picture else sound).encode(frame))
+            for stream in (pictures, sound):
+                if stream is not None:
+                    target.mux(stream.encode(None))
+    except av.error.FFmpegError as error:
+        raise InputError(f"clip {str(path)!r} cannot be cut: {error}", field="clip") from error
+    return held.getvalue()
+
+
+def _require_plot(path: Path) -> None:
+    """Raise `InputError` for a name that cannot be drawn to, before anything is measured."""
+    from importlib.util import find_spec
+
+    if path.suffix not in (".svg", ".png"):
+        raise InputError(f"plot is {str(path)!r}; allowed: a name that ends with .svg or .png", field="plot")
+    if find_spec("matplotlib") is None:
+        raise InputError("--plot draws with matplotlib: pip install 'emollama[train]'", field="plot")
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Draw the memory against answered requests, and the latencies of each load as cumulative shares."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    drawing, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    left.plot(*zip(*figures["memory"]["samples"], strict=True))
+    left.set(xlabel="requests answered", ylabel="resident memory, MiB", ylim=(0, None))
+    for how, latencies in figures["latencies_ms"].items():
+        ordered = sorted(latencies)
+        right.step(ordered, [(place + 1) / len(ordered) for place in range(len(ordered))], where="post", label=how)
+    right.set(xlabel="latency, ms", ylabel="share of requests", xlim=(0, None), ylim=(0, 1))
+    right.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawing.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    pyplot.close(drawing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,18 +275,26 @@ def started_service(model: str, *, places: int) -> Iterator[Service]:
 
 
 async def measure(
-    service: Service, clip: Path, *, clients: int, requests: int, alone: int, rate: float | None, seed: int
-) -> tuple[list[Load], list[MemorySample]]:
+    service: Service,
+    name: str,
+    content: bytes,
+    *,
+    clients: int,
+    requests: int,
+    alone: int,
+    rate: float | None,
+    seed: int,
+) -> tuple[list[Load], list[MemorySample]]:  # fmt: skip
     """Send the loads one after the other; one request before them warms up and must be answered."""
     import httpx
 
-    watch, content = Watch(service.pid), clip.read_bytes()
+    watch = Watch(service.pid)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
     async with httpx.AsyncClient(base_url=service.url, timeout=_REQUEST_SECONDS, limits=limits) as client:
 
         async def ask(due: float) -> Reply:
             try:
-                response = await client.post("/analyze", files={"file": (clip.name, content)})
+                response = await client.post("/analyze", files={"file": (name, content)})
                 outcome = str(response.status_code)
                 if outcome == "200" and "emotion" not in json.loads(response.content):
                     outcome = "no emotion in the answer"
@@ -217,7 +305,7 @@ async def measure(
 
         first = await ask(time.perf_counter())
         if not first.is_good:
-            raise InputError(f"the service answers {clip.name} with {first.outcome}", field="clip")
+            raise InputError(f"the service answers {name} with {first.outcome}", field="clip")
         memory = asyncio.create_task(watch.run())
         try:
             loads = [await closed_loop(ask, clients=1, requests=alone)]

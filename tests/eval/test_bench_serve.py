@@ -8,13 +8,18 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from emollama.errors import InputError
+from emollama.media import read_clip
 from eval.bench_serve import (
     Load,
     MemorySample,
     Reply,
+    app,
+    beginning_of,
     closed_loop,
+    draw,
     memory_growth,
     open_loop,
     percentile,
@@ -95,3 +100,28 @@ def test_memory_growth_compares_the_settled_level_with_the_end() -> None:
 def test_a_service_that_does_not_start_says_why() -> None:
     with pytest.raises(InputError, match="did not start"), started_service("no-such-model", places=0):
         pytest.fail("it cannot have started")
+
+
+def test_a_cut_clip_is_the_beginning_of_the_clip(media, tmp_path: Path) -> None:
+    path = tmp_path / "long.mp4"
+    media.video(path, seconds=2.0, audio=media.tone(2.0))
+    clip = read_clip(beginning_of(path, seconds=1.0))
+    assert clip.seconds == pytest.approx(1.0, abs=0.15)
+    assert clip.frames is not None
+    assert clip.audio is not None
+
+
+def test_sound_cannot_be_cut_and_a_plot_wants_a_name_that_can_be_drawn_to(media, tmp_path: Path) -> None:
+    media.wav(tmp_path / "voice.wav", samples=media.tone(1.0))
+    with pytest.raises(InputError, match="no picture"):
+        beginning_of(tmp_path / "voice.wav", seconds=0.5)
+    done = CliRunner().invoke(app, ["--plot", str(tmp_path / "load.txt")])
+    assert done.exit_code == 2
+    assert "load.txt" in done.output
+
+
+def test_a_plot_shows_memory_and_latencies(tmp_path: Path) -> None:
+    load = Load(how="one client", replies=(Reply(seconds=0.2, outcome="200"),), seconds=0.2)
+    samples = [MemorySample(num_requests=1, mib=500.0)]
+    draw(summarise(Path("clip.mp4"), loads=[load, load], memory=samples), tmp_path / "load.svg")
+    assert "<svg" in (tmp_path / "load.svg").read_text()
