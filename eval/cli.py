@@ -376,6 +376,55 @@ def companions(
             console.print(f"written to {json_path}", markup=False, soft_wrap=True)
 
 
+@app.command()
+def read_crops(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A face model, X.safetensors with X.json beside it.")],
+    crops: Annotated[Path, typer.Argument(metavar="CROPS", help="Folder with <video>/00001.jpg, as ABAW's cropped.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for <video>.safetensors; those there stay.")],
+    batch_size: Annotated[int, typer.Option(help="Pictures in a batch.")] = 32,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Read every crop of every video with a face model, and keep scores and embeddings for heads and submissions."""
+    with _errors_in_one_line():
+        from emollama.encoders.face import FaceEncoder
+        from eval.submissions.read_crops import read_folder
+
+        encoder = FaceEncoder.load(model, device=device, batch_size=batch_size, flip=False)
+        for video, count in read_folder(encoder, crops, output):
+            typer.echo(f"{video}: {count} faces")
+
+
+@app.command()
+def submit(
+    name: Annotated[str, typer.Argument(metavar="TASK", help="expr, va, au, ce or emi, of ABAW.")],
+    scores: Annotated[Path, typer.Option(help="Folder with the readings of frames, <video>.safetensors.")],
+    wanted: Annotated[Path, typer.Option("--list", help="The frames or clips to answer, as the challenge lists them.")],
+    output: Annotated[Path, typer.Option(help="The file to write.")],
+    head: Annotated[
+        Path | None, typer.Option(help="A trained head, X.safetensors; without one expr, va and ce are zero-shot.")
+    ] = None,
+    half_width: Annotated[
+        int | None, typer.Option(help="Frames on either side to smooth over. Default: the head's own, else 0.")
+    ] = None,
+    trust: Annotated[
+        float | None,
+        typer.Option(help="expr: where the pre-trained model is surer than this, believe it, not the head."),
+    ] = None,
+) -> None:
+    """Write a submission from kept readings of a face model: a row for every listed frame, also without a face."""
+    with _errors_in_one_line():
+        from emollama.datasets import frame_scores
+        from emollama.encoders.frame_head import FrameHead
+        from eval.submissions.answers import submit as write_submission
+
+        trained = None if head is None else FrameHead.load(head)
+        done = write_submission(
+            output, name, frame_scores.read(scores), wanted, head=trained, half_width=half_width, trust=trust
+        )
+        faceless = f"; without any face: {', '.join(done.faceless)}" if done.faceless else ""
+        typer.echo(f"{done.rows} rows of {done.names} written to {output}{faceless}")
+
+
 def find_data(given: Path | None) -> Path:
     """Return where the data lies: the option, then the environment, then the folder beside the checkout."""
     path = given or Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA)

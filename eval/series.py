@@ -38,6 +38,11 @@ def affect_at(readings: FaceReadings, times: np.ndarray, *, step: float) -> tupl
     return answers, _num_far(readings.times, times, step)
 
 
+def compound_parts(label: str) -> list[str]:
+    """Return the canonical names of what a compound such as "happily surprised" is made of."""
+    return [canonical(_ADVERBS.get(word, word)) for word in label.lower().split()]
+
+
 def _column(readings: FaceReadings, label: str) -> np.ndarray:
     """The probability [T] of one label; of a compound such as "happily surprised" the mean of its two parts.
 
@@ -46,7 +51,7 @@ def _column(readings: FaceReadings, label: str) -> np.ndarray:
     known = {canonical(name): index for index, name in enumerate(readings.labels)}
     if canonical(label) in known:
         return readings.probabilities[:, known[canonical(label)]]
-    parts = [canonical(_ADVERBS.get(word, word)) for word in label.lower().split()]
+    parts = compound_parts(label)
     if len(parts) == 2 and all(part in known for part in parts):
         return readings.probabilities[:, [known[part] for part in parts]].mean(1)
     return np.full(len(readings.times), -1.0)
