@@ -141,8 +141,7 @@ def bench_serve(
     except EmoLlamaError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(2) from error
-    figures = {"clip_seconds": cut} if cut is not None else {}
-    figures |= summarise(path, loads=loads, memory=memory)
+    figures = {"clip_seconds": cut, **summarise(path, loads=loads, memory=memory)}  # null: the whole clip
     console.print(table_of(loads, title=f"{model} on {path.name}"))
     growth = figures["memory"]["growth_mib"]
     console.print(

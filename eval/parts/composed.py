@@ -27,6 +27,7 @@ from emollama.labels import EKMAN_7, EMODB_6, NANO_LABELS, canonical
 from emollama.parse import parse_reply
 from emollama.prompt import SOURCES
 from emollama.types import Audio, Clip, Features, Frames, Transcript, VoiceReadings
+from emollama.watch import Check, unwatched
 
 SUBSETS = tuple(subset for size in (1, 2, 3) for subset in combinations(SOURCES, size))
 CLASSES = tuple(name for name in NANO_LABELS if name in EKMAN_7 and name in EMODB_6)
@@ -156,8 +157,10 @@ class _OutOfFold:
         self.log_probabilities: Mapping[str, list[float]] = json.loads(path.read_text())["log_probabilities"]
         self.reader = reader
 
-    def read(self, audio: Audio, readings: VoiceReadings) -> tuple[VoiceReadings, Features | None]:
-        read, features = self.reader.read(audio, readings)
+    def read(
+        self, audio: Audio, readings: VoiceReadings, *, check: Check = unwatched
+    ) -> tuple[VoiceReadings, Features | None]:
+        read, features = self.reader.read(audio, readings, check=check)
         if features is None:
             return read, None
         opinion = np.array(self.log_probabilities[self.name], np.float32)

@@ -17,7 +17,6 @@ from schemathesis.specs.openapi.checks import (
 
 from server.app import create_app
 from server.settings import Settings
-from tests.server.conftest import AdapterAnalyzer, LiveServices
 
 pytestmark = pytest.mark.in_process(reason="what is held here is the door's own")
 
