@@ -30,7 +30,8 @@ class AdapterInfo:
 
     ``answers``: "supported" holds decoding to sentences that the readings support, "own" lets the adapter write as it
     was taught to and checks it afterwards. ``figures`` are the last validation's, ``license`` is that of the training
-    data.
+    data. ``layout`` is the token layout that a large preset is asked by (`emollama.chat_prompt`), and ``question``
+    the wording for its label, with ``{labels}`` in it, where that is not our own.
     """
 
     base: str
@@ -40,11 +41,15 @@ class AdapterInfo:
     recipe: str = ""
     created: int = 0
     license: str | None = None
+    layout: str = "train"
+    question: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.answers not in get_args(Answers):
             raise InputError(f"answers is {self.answers!r}; allowed: {', '.join(get_args(Answers))}", field="answers")
+        if self.question and "{labels}" not in self.question:
+            raise InputError(f"question is {self.question!r}; allowed: a text with {{labels}} in it", field="question")
         if self.labels:
             parse_label_set(self.labels)
 

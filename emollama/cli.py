@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from emollama._version import __version__
+from emollama.converters.cli import convert
 from emollama.errors import DependencyError, EmoLlamaError, InputError
 from emollama.sniff import MEDIA_SUFFIXES
 
@@ -549,6 +550,9 @@ def models(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
         weights = "embedded" if row["embedded"] else "to be fetched"
         table.add_row(Text(str(row["name"])), weights, Text(str(row["description"])))
     Console().print(table)
+
+
+app.command()(convert)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from emollama.assemble import RuntimeEngine, find_device
 from emollama.backbones.lean import LeanLlama, expected_tensors
 from emollama.backbones.multi_lora import SharedLlama
 from emollama.calibration import Calibration
-from emollama.chat_prompt import TEMPLATE_OF, ChatRenderer, ChatTokenizer, FileTokenizer
+from emollama.chat_prompt import TEMPLATE_OF, ChatRenderer, ChatTokenizer, FileTokenizer, Layout
 from emollama.config import PRESETS, LlamaShape, ModelConfig, preset
 from emollama.errors import CheckpointError, InputError
 from emollama.generate import Engine as Replies
@@ -139,7 +139,8 @@ def load_preset_parts(
         where = str(found.merged or sorted((weights or {}).items()))
         base = bases.get((f"{found.name}/{found.info.base_sha256}", where, str(place)), make)
     chat = ChatRenderer(base.tokenizer, template=TEMPLATE_OF[found.name], streams=base.config.streams)
-    renderer = PresetRenderer(chat)
+    # an unknown layout is refused by the renderer, which knows those that are
+    renderer = PresetRenderer(chat, layout=cast(Layout, found.info.layout), question=found.info.question)
     projectors = _projectors(base.config, found.folder)
     answers: Engine
     if is_paged:

@@ -30,16 +30,16 @@ LABEL_TASK = "emotion"
 _LABEL_MARKER = "<|label|>"
 
 
-def label_question(labels: Sequence[str]) -> str:
+def label_question(labels: Sequence[str], *, wording: str = LABEL_QUESTION) -> str:
     """Return the question by which labels are scored, in training's validation and in answers."""
-    return LABEL_QUESTION.replace("{labels}", ", ".join(labels))
+    return wording.replace("{labels}", ", ".join(labels))
 
 
 class PresetRenderer:
     """Renders one preset's prompts; stands in for `emollama.prompt.Renderer` where sentences are decoded."""
 
-    def __init__(self, chat: ChatRenderer, *, layout: Layout = "train") -> None:
-        self.chat, self.layout = chat, layout
+    def __init__(self, chat: ChatRenderer, *, layout: Layout = "train", question: str = "") -> None:
+        self.chat, self.layout, self.question = chat, layout, question or LABEL_QUESTION
         self.tokenizer = _Tokens(chat.tokenizer, placeholders=chat.placeholder_ids)
         self.stop_id = chat.end_id
         self.marker_id = self._dialogue([_user("?")])[-1]
@@ -57,7 +57,9 @@ class PresetRenderer:
 
     def prefix(self, labels: Sequence[str], *, counts: Mapping[str, int], transcript: str | None) -> list[int]:
         """Return the ids of the question about the label, up to the token that stands for nano's marker."""
-        ids = self._dialogue([_user(label_question(labels))], counts=counts, transcript=transcript)
+        ids = self._dialogue(
+            [_user(label_question(labels, wording=self.question))], counts=counts, transcript=transcript
+        )
         if ids[-1] != self.marker_id:
             raise CheckpointError("the tokenizer joins the end of the prompt with what stands before it")
         return ids[:-1]

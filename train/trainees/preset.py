@@ -332,6 +332,7 @@ class PresetTrainee:
             recipe=outcome.recipe,
             created=int(time.time()),
             license=outcome.license,
+            layout=self._layout,
             figures={name: round(float(value), 6) for name, value in outcome.figures.items()},
         )
         info.save(folder)

@@ -1,0 +1,261 @@
+"""Checkpoints with upstream's key names become folders that load strictly; what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from emollama.adapter import AdapterInfo
+from emollama.analyze import Analyzer
+from emollama.backbones.lora import load_lora
+from emollama.chat_prompt import ChatRenderer
+from emollama.cli import app
+from emollama.converters.emotion_llama import QUESTION, convert_emotion_llama
+from emollama.converters.vision import convert_eva, convert_face_mae, convert_video_mae
+from emollama.encoders.eva import EVA_G, EvaEncoder
+from emollama.encoders.face_mae import MAE_LARGE
+from emollama.encoders.video_mae import VIDEO_MAE_LARGE
+from emollama.encoders.vit import VisionTransformer, load_vit, shrink
+from emollama.errors import CheckpointError, InputError
+from emollama.presets import Part, assemble_model, build_debug_backbone, build_encoders, encode
+from emollama.types import Message
+
+Tensors = dict[str, torch.Tensor]
+WIDTH, RANK = 32, 2  # of the debug build: backbone and every encoder are 32 wide
+BASE = "llama_model.base_model.model.model.layers"
+
+
+def upstream() -> Tensors:
+    """The trained part of an upstream checkpoint at debug size, in upstream's names."""
+    generator = torch.Generator().manual_seed(7)
+
+    def new(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    tensors: Tensors = {}
+    for layer in range(2):
+        for target in ("q_proj", "v_proj"):
+            tensors[f"{BASE}.{layer}.self_attn.{target}.lora_A.weight"] = new(RANK, WIDTH)
+            tensors[f"{BASE}.{layer}.self_attn.{target}.lora_B.weight"] = new(WIDTH, RANK)
+        tensors[f"{BASE}.{layer}.self_attn.rotary_emb.inv_freq"] = new(4)
+    widths = {"llama_proj": 4 * 32, "cls_tk_llama_proj": 32} | {f"feats_llama_proj{i}": 32 for i in (1, 2, 3)}
+    for name, width in widths.items():
+        tensors |= {f"{name}.weight": new(WIDTH, width), f"{name}.bias": new(WIDTH)}
+    tensors |= {"attention.feats_prep.0.3.weight": new(3, 3), "attention.fc_out.bias": new(6)}
+    return tensors
+
+
+def save(path: Path, tensors: Tensors, **beside: Any) -> Path:
+    torch.save({"model": tensors, "optimizer": {"state": {}}, "epoch": 3, **beside}, path)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return save(tmp_path / "checkpoint_3.pth", upstream())
+
+
+def test_the_command_writes_a_folder_and_accounts_for_every_key(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = CliRunner().invoke(
+        app, ["convert", "emotion-llama", str(file), str(out), "--debug", "--layout", "upstream-eval", "--keys"],
+        env={"COLUMNS": "200"},
+    )  # fmt: skip
+    assert said.exit_code == 0, said.output
+    report = json.loads((out / "conversion.json").read_text("utf-8"))
+    fates = {key["key"]: key["fate"] for key in report["keys"]}
+    assert set(fates) == set(upstream())
+    dropped = {key for key, fate in fates.items() if fate == "dropped"}
+    assert dropped == {key for key in upstream() if "inv_freq" in key or key.startswith("attention.")}
+    assert report["groups"]["LoRA"] == {"fate": "kept", "keys": 8, "parameters": 8 * RANK * WIDTH}
+    assert report["source"]["sha256"] in said.output
+    assert report["not_read"] == ["optimizer", "epoch"]
+    assert "attention.fc_out.bias" in said.output
+    info = AdapterInfo.load(out)
+    assert info is not None
+    assert (info.layout, info.question) == ("upstream-eval", QUESTION)
+    again = CliRunner().invoke(app, ["convert", "emotion-llama", str(file), str(out), "--debug"])
+    assert again.exit_code == 2
+    assert "exists already" in again.output
+
+
+def test_converted_embeddings_are_those_of_the_published_formulas(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert_emotion_llama(file, out, debug=True)
+    config, _, tokenizer = build_encoders("emotion-llama-7b", debug=True)
+    chat = ChatRenderer(tokenizer, template="emotion-llama", streams=config.streams)
+    backbone = load_lora(build_debug_backbone(config), out)
+    model = assemble_model(config, backbone, placeholder_ids=chat.placeholder_ids)
+    model.load_projectors(out / "projectors.safetensors")
+
+    source, rng = upstream(), np.random.default_rng(1)
+    grid = rng.standard_normal((32, 32, 32)).astype(np.float32)  # rows, columns, width
+    vectors = {name: rng.standard_normal(32).astype(np.float32) for name in ("face", "temporal", "audio", "cls")}
+    features = {"patches": np.stack([grid[r, c : c + 4].reshape(-1) for r in range(32) for c in range(0, 32, 4)])}
+    features |= {name: vector[None] for name, vector in vectors.items()}
+    # the slow reference: four neighbours of one row, then one matrix product a token, in upstream's order
+    expected = []
+    for row in range(32):
+        for column in range(0, 32, 4):
+            joined = torch.from_numpy(np.concatenate([grid[row, column + k] for k in range(4)]))
+            expected.append(source["llama_proj.weight"] @ joined + source["llama_proj.bias"])
+    projections = {f"feats_llama_proj{i + 1}": name for i, name in enumerate(("face", "temporal", "audio"))}
+    for theirs, ours in (projections | {"cls_tk_llama_proj": "cls"}).items():
+        expected.append(source[f"{theirs}.weight"] @ torch.from_numpy(vectors[ours]) + source[f"{theirs}.bias"])
+    assert len(expected) == 260
+    places = set(chat.placeholder_ids.values())
+    for layout in ("train", "upstream-eval"):
+        ids = chat.prompt(
+            [Message(role="user", content="Which emotion?")],
+            counts={name: len(tokens) for name, tokens in features.items()},
+            task="emotion",
+            layout=layout,  # type: ignore[arg-type]
+        )
+        from emollama.model import ModelBatch
+
+        batch = ModelBatch(
+            input_ids=torch.tensor([ids]), features={n: [torch.from_numpy(t)] for n, t in features.items()}
+        )
+        with torch.inference_mode():
+            rows = model.embed(batch)[0]
+        words = backbone.get_input_embeddings().weight
+        at = 0
+        for index, token in enumerate(ids):
+            wanted = words[token]
+            if token in places:
+                wanted, at = expected[at], at + 1
+            assert torch.allclose(rows[index], wanted, atol=1e-4), (layout, index)
+        assert at == 260
+    # LoRA, too, is the file's: W + alpha / rank * B @ A on the first layer's q
+    base = f"{BASE}.0.self_attn.q_proj"
+    plain = build_debug_backbone(config).model.layers[0].self_attn.q_proj.weight
+    moved = plain + config.lora.alpha / RANK * source[f"{base}.lora_B.weight"] @ source[f"{base}.lora_A.weight"]
+    merged = backbone.merge_and_unload().model.layers[0].self_attn.q_proj.weight
+    assert torch.allclose(merged, moved, atol=1e-4)
+
+
+def _rename(tensors: Tensors) -> None:
+    tensors["llama_projection.weight"] = tensors.pop("llama_proj.weight")
+
+
+DAMAGE: dict[str, tuple[Callable[[Tensors], Any], str]] = {
+    "missing": (lambda t: t.pop(f"{BASE}.1.self_attn.v_proj.lora_B.weight"), r"1\.self_attn\.v_proj\.lora_B.*missing"),
+    "renamed": (_rename, r"llama_projection\.weight: no key.*llama_proj\.weight: missing"),
+    "extra": (lambda t: t.update({"head.weight": torch.zeros(1)}), r"head\.weight: no key"),
+    "layer": (lambda t: t.update({f"{BASE}.2.self_attn.q_proj.lora_A.weight": torch.zeros(2, 32)}), "layers.2.*no key"),
+    "dead-alike": (lambda t: t.update({"attention.fc_new.bias": torch.zeros(1)}), r"attention\.fc_new\.bias: no key"),
+    "shape": (lambda t: t.update({"llama_proj.bias": torch.zeros(31)}), r"llama_proj\.bias: shape \[31\], .*\[32\]"),
+    "dtype": (lambda t: t.update({"llama_proj.bias": torch.zeros(32, dtype=torch.int8)}), r"llama_proj\.bias: int8"),
+    "nan": (lambda t: t["cls_tk_llama_proj.bias"].fill_(float("nan")), r"cls_tk_llama_proj\.bias.*not finite"),
+    "ln": (lambda t: t.update({"ln_vision.weight": torch.full((32,), 2.0)}), r"ln_vision\.weight: is not the identity"),
+}
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGE))
+def test_what_does_not_fit_is_refused_by_name_and_nothing_is_written(damage: str, tmp_path: Path) -> None:
+    harm, said = DAMAGE[damage]
+    tensors = upstream()
+    harm(tensors)
+    path = save(tmp_path / "c.pth", tensors)
+    with pytest.raises(CheckpointError, match=said):
+        convert_emotion_llama(path, tmp_path / "out", debug=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.pth"]
+
+
+class Harmful:
+    def __reduce__(self) -> Any:
+        return (print, ("run",))
+
+
+def test_files_that_need_more_than_tensors_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save(tmp_path / "c.pth", upstream(), config=Harmful())
+    with pytest.raises(CheckpointError, match="could run code"):
+        convert_emotion_llama(path, tmp_path / "out", debug=True)
+    assert capsys.readouterr().out == ""
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"refused|damaged"):
+        convert_emotion_llama(path, tmp_path / "out", debug=True)
+    with pytest.raises(CheckpointError, match="nothing expects: spare"):
+        convert_emotion_llama(save(path, upstream(), spare=1), tmp_path / "out", debug=True)
+    with pytest.raises(InputError, match="upstream-eval"):
+        convert_emotion_llama(path, tmp_path / "out", layout="mine", debug=True)
+
+
+def test_the_folder_answers_in_the_layout_and_words_it_records(file: Path, tmp_path: Path) -> None:
+    prompts = {}
+    for layout in ("train", "upstream-eval"):
+        convert_emotion_llama(file, tmp_path / layout, layout=layout, debug=True)
+        analyzer = Analyzer.load(tmp_path / layout)
+        assert analyzer.labels[0] == "happy"
+        renderer: Any = analyzer.parts.renderer
+        prompts[layout] = renderer.prefix(analyzer.labels, counts={"audio": 1}, transcript=None)
+        assert "represents: happy, sad" in renderer.tokenizer.decode(prompts[layout])
+        assert analyzer.analyze(None, transcript="I am fine.").emotion.scores
+    begin = renderer.chat.tokenizer.find("<s>")
+    assert {name: ids.count(begin) for name, ids in prompts.items()} == {"train": 1, "upstream-eval": 2}
+
+
+def test_vision_checkpoints_load_strictly(tmp_path: Path) -> None:
+    eva = dict(VisionTransformer(shrink(EVA_G, image_size=56)).state_dict())
+    torch.save({**eva, "blocks.2.norm1.weight": torch.ones(32), "head.bias": torch.zeros(1)}, tmp_path / "eva.pth")
+    convert_eva(tmp_path / "eva.pth", tmp_path / "eva", debug=True)
+    assert torch.equal(load_vit(tmp_path / "eva", shrink(EVA_G, image_size=56)).cls_token, eva["cls_token"])
+    mae_shape = shrink(MAE_LARGE, image_size=32)
+    mae = dict(VisionTransformer(mae_shape).state_dict())
+    save(tmp_path / "mae.pth", {**mae, "decoder_blocks.0.norm1.weight": torch.ones(1), "mask_token": torch.ones(1)})
+    convert_face_mae(tmp_path / "mae.pth", tmp_path / "mae", debug=True)
+    assert torch.equal(load_vit(tmp_path / "mae", mae_shape).pos_embed, mae["pos_embed"])
+    video_shape = shrink(VIDEO_MAE_LARGE, image_size=32)
+    video = {f"encoder.{name}": tensor for name, tensor in VisionTransformer(video_shape).state_dict().items()}
+    spare = {"encoder.norm.weight": torch.ones(32), "decoder.head.bias": torch.ones(1)}
+    save(tmp_path / "video.pth", {**video, **spare})
+    convert_video_mae(tmp_path / "video.pth", tmp_path / "video", debug=True)
+    load_vit(tmp_path / "video", video_shape)
+    del video["encoder.blocks.1.attn.q_bias"]
+    save(tmp_path / "video.pth", {**video, "encoder.spare": torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r"encoder\.spare: no key.*encoder\.blocks\.1\.attn\.q_bias: missing"):
+        convert_video_mae(tmp_path / "video.pth", tmp_path / "video2", debug=True)
+
+
+def test_an_mp4_becomes_260_tokens_and_every_encoder_looks_at_it() -> None:
+    """The tiny encoders, but EVA-CLIP-g's true 448 px and patches of 14, over a clip with a person's face."""
+    from emollama.checkpoint import ASSETS
+    from emollama.faces import track_faces
+    from emollama.media import read_clip
+    from emollama.presets import Seen
+
+    config, parts, _ = build_encoders("emotion-llama-7b", debug=True)
+    large = EvaEncoder(VisionTransformer(shrink(EVA_G, image_size=448)))
+    parts = tuple(
+        Part(config=p.config, encoder=large, widths=large.widths, encode=lambda seen: large.encode(seen.pictures()))
+        if p.config.kind == "eva"
+        else p
+        for p in parts
+    )
+    clip = read_clip(ASSETS / "sample" / "sample.mp4")
+    assert clip.frames is not None
+    assert clip.audio is not None
+    track = next(t for t in track_faces(clip.frames, audio=clip.audio) if t.is_main)
+    found = encode(parts, Seen(clip=clip, track=track, num_frames=config.num_frames))
+    assert {name: len(tokens) for name, tokens in found.items()} == {
+        "patches": 256, "cls": 1, "face": 1, "temporal": 1, "audio": 1,
+    }  # fmt: skip
+    from dataclasses import replace
+
+    dark = replace(clip, frames=replace(clip.frames, images=clip.frames.images // 4))
+    other = encode(
+        parts,
+        Seen(
+            clip=replace(dark, audio=replace(clip.audio, samples=clip.audio.samples[::-1].copy())),
+            track=replace(track, crops=track.crops[..., ::-1] // 2),
+            num_frames=1,
+        ),
+    )
+    assert all(not np.allclose(found[name], other[name], atol=1e-5) for name in found)
