@@ -111,7 +111,7 @@ def _place(ledger: Ledger, key: str, config: ModelConfig, vit: VitShape) -> None
     lora, rotary = _LORA.fullmatch(key), _ROTARY.fullmatch(key)
     if lora and int(lora[2]) < shape.num_layers:
         heads = shape.num_heads if lora[3] == "q_proj" else shape.num_kv_heads
-        size = (rank, shape.hidden_size) if lora[4] == "lora_A" else (heads * shape.size_of_head, rank)
+        size: tuple[int, ...] = (rank, shape.hidden_size) if lora[4] == "lora_A" else (heads * shape.size_of_head, rank)
         ledger.keep(key, group="LoRA", name=f"lora/{lora[1]}.{lora[3]}.{lora[4]}.weight", shape=size)
     elif module in _PROJECTORS and part in ("weight", "bias"):
         stream = config.stream(_PROJECTORS[module])
