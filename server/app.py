@@ -220,6 +220,7 @@ def create_app(
             settings, store, data, models, gate=gate, decoder=decoding, metrics=app.state.metrics
         )
         app.state.analyses = analyses
+
         def forget_uploads() -> None:
             scratch.sweep()
             incoming.sweep()
