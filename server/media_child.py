@@ -121,7 +121,7 @@ def _next(windows: Iterator[ClipWindow]) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    from emollama.errors import EmoLlamaError
+    from emollama.errors import EmoLlamaError, UndecodableMediaError
     from emollama.media import MediaLimits, read_clip
     from emollama.media_windows import clip_seconds
 
@@ -133,6 +133,8 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
             clip = read_clip(file, name=request["name"], limits=MediaLimits(**request["limits"]), threads=1)
         if request.get("follow_faces"):
             clip = _with_tracks(clip, request["detector"])
+    except FileNotFoundError:  # its client left, and the upload was deleted before it was opened
+        return _error(UndecodableMediaError("the file was deleted before it was read", field="file")), []
     except EmoLlamaError as exc:
         return _error(exc), []
     return _clip(clip)

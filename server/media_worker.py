@@ -468,6 +468,8 @@ class MediaPool:
                 answer = ask(process, deadline=deadline, cancelled=asked_to_stop)
             except errors.EmoLlamaError:
                 keep = True
+                if asked_to_stop():  # which is why the file may be gone
+                    raise self._told("cancelled") from None
                 raise
             keep = True
             return answer

@@ -18,6 +18,8 @@ import pytest
 import emollama
 from server.media_worker import MediaPool
 
+pytestmark = pytest.mark.in_process(reason="the model is slowed down where a test wants to meet it")
+
 SAMPLE = Path(emollama.__file__).parent / "assets" / "sample" / "sample.mp4"
 WAYS = ("plain", "stream", "chat")
 # How soon everything is free; machines that run the tests may be busy with others.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import emollama
-from emollama.errors import MediaLimitError, UndecodableMediaError, UnsupportedMediaError
+from emollama.errors import InputError, MediaLimitError, UndecodableMediaError, UnsupportedMediaError
 from emollama.media import MediaLimits, read_clip
 from emollama.types import Clip
 from server.errors import ApiError
@@ -193,6 +193,22 @@ def test_work_that_nobody_waits_for_is_ended(pretender: Any, tmp_path: Path, wai
         thread.join(20)
     assert [exc.code for exc in caught if isinstance(exc, ApiError)] == ["client_closed_request"] * 2
     assert pool.decode(tmp_path / "good", name="good", limits=LIMITS).name == "a"
+
+
+def test_a_file_that_is_gone_is_an_error_and_the_process_stays(pool: MediaPool, media: Any, tmp_path: Path) -> None:
+    sound = media.wav(tmp_path / "a.wav")
+    pool.decode(sound, name="a", limits=LIMITS)
+    (pid,) = pool.pids()
+    sound.unlink()
+    with pytest.raises(UndecodableMediaError, match="deleted") as refusal:
+        pool.decode(sound, name="a", limits=LIMITS)
+    assert str(tmp_path) not in str(refusal.value)
+    with pytest.raises(InputError):
+        pool.length(sound)
+    with pytest.raises(ApiError) as left:
+        pool.decode(sound, name="a", limits=LIMITS, cancelled=lambda: True)
+    assert left.value.code == "client_closed_request"
+    assert pool.pids() == [pid]
 
 
 def test_a_process_that_cannot_start_is_the_services_fault(tmp_path: Path) -> None:
