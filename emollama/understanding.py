@@ -21,7 +21,17 @@ from emollama.judge import Judgement, affect_of
 from emollama.labels import NANO_LABELS, parse_label_set
 from emollama.media import MediaLimits, read_clip
 from emollama.parts import Judging, Parts, Recogniser, Sensed
-from emollama.prompt import MAX_TRANSCRIPT_TOKENS, SOURCES, Cues, Source, WordsCue, longest
+from emollama.prompt import (
+    MAX_TRANSCRIPT_TOKENS,
+    SOURCES,
+    Confidence,
+    Cues,
+    FaceCue,
+    Source,
+    VoiceCue,
+    WordsCue,
+    longest,
+)
 from emollama.stages import Clock, Decoded, FacesFound, Labelled, StageEvent
 from emollama.types import (
     Affect,
@@ -287,31 +297,51 @@ class Understander:
         *,
         present: Sequence[Source],
     ) -> Cues:
-        label = judged.emotion.label
-        assert label is not None
         face = ev.face_cues(segments)
         voice_cue = ev.voice_cue(voice) if voice is not None and "voice" in present else None
         words = WordsCue(label=judged.words_label, quote=quote.text if quote else "") if judged.words_label else None
-        verdicts: dict[Source, str] = {}
-        if face:
-            verdicts["face"] = longest(face).label
-        if voice_cue is not None:
-            verdicts["voice"] = voice_cue.label
-        if words is not None:
-            verdicts["words"] = words.label
-        return Cues(
-            label=label,
-            confidence=self.parts.calibration.band(judged.emotion.confidence),
+        return cues_of(
+            judged,
             face=face,
             voice=voice_cue,
             words=words,
-            agreement=ev.agreement_of(verdicts),
-            lead=ev.lead_of(label, verdicts, judged.support),
-            absent=tuple(source for source in SOURCES if source not in verdicts),
-            others=ev.others_of(label, judged.emotion.scores),
-            abstained=judged.emotion.abstained,
+            confidence=self.parts.calibration.band(judged.emotion.confidence),
             still=clip.frames is not None and clip.frames.is_still,
         )
+
+
+def cues_of(
+    judged: Judgement,
+    *,
+    face: Sequence[FaceCue],
+    voice: VoiceCue | None,
+    words: WordsCue | None,
+    confidence: Confidence,
+    still: bool,
+) -> Cues:
+    """Return what an answer may speak of: the cues of each modality, whether they agree, and which of them led."""
+    label = judged.emotion.label
+    assert label is not None
+    verdicts: dict[Source, str] = {}
+    if face:
+        verdicts["face"] = longest(face).label
+    if voice is not None:
+        verdicts["voice"] = voice.label
+    if words is not None:
+        verdicts["words"] = words.label
+    return Cues(
+        label=label,
+        confidence=confidence,
+        face=tuple(face),
+        voice=voice,
+        words=words,
+        agreement=ev.agreement_of(verdicts),
+        lead=ev.lead_of(label, verdicts, judged.support),
+        absent=tuple(source for source in SOURCES if source not in verdicts),
+        others=ev.others_of(label, judged.emotion.scores),
+        abstained=judged.emotion.abstained,
+        still=still,
+    )
 
 
 def summary_of(track: FaceTrack) -> FaceSummary:

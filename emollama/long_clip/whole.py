@@ -35,11 +35,9 @@ from emollama.prompt import (
     DEFAULT_QUESTION,
     MAX_TRANSCRIPT_TOKENS,
     NOTHING_TO_JUDGE,
-    SOURCES,
     Cues,
     Source,
     WordsCue,
-    longest,
 )
 from emollama.types import (
     Affect,
@@ -60,6 +58,7 @@ from emollama.types import (
     VisualUse,
     VoiceReadings,
 )
+from emollama.understanding import cues_of
 
 _MAX_OTHER_TRACKS = 4  # faces that led no window get a timeline, too, the most present first
 _MAX_QUOTES = 3
@@ -289,32 +288,18 @@ class _Whole:
         voice: VoiceReadings | None,
         quotes: Sequence[SaidWords],
     ) -> Cues:
-        label = judged.emotion.label
-        assert label is not None
         face = ev.face_cues(coarse)
         voice_cue = None if voice is None else ev.voice_cue(voice)
         words = None
         if judged.words_label is not None:
             best = max(quotes, key=lambda said: said.drop, default=None)
             words = WordsCue(label=judged.words_label, quote=best.quote if best is not None else "")
-        verdicts: dict[Source, str] = {}
-        if face:
-            verdicts["face"] = longest(face).label
-        if voice_cue is not None:
-            verdicts["voice"] = voice_cue.label
-        if words is not None:
-            verdicts["words"] = words.label
-        return Cues(
-            label=label,
-            confidence=self._analyzer.parts.calibration.band(judged.emotion.confidence),
+        return cues_of(
+            judged,
             face=face,
             voice=voice_cue,
             words=words,
-            agreement=ev.agreement_of(verdicts),
-            lead=ev.lead_of(label, verdicts, judged.support),
-            absent=tuple(source for source in SOURCES if source not in verdicts),
-            others=ev.others_of(label, judged.emotion.scores),
-            abstained=judged.emotion.abstained,
+            confidence=self._analyzer.parts.calibration.band(judged.emotion.confidence),
             still=self._kept.is_still,
         )
 

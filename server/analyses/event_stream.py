@@ -8,7 +8,6 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html)
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from server.records import analyses
 from server.schemas.analyses import AnalysisSummaryOut, document_of
 from server.store import Store
+from server.streaming import sse
 
 _KEEP_ALIVE_SECONDS = 15.0
 
@@ -33,19 +33,15 @@ async def stream_analysis(
         if record.has_ended:
             whole = await asyncio.to_thread(analyses.find, store, analysis_id, now=time.time())
             if whole is not None:
-                yield _event(document_of(whole))
-                yield b"data: [DONE]\n\n"
+                yield sse.event(document_of(whole))
+                yield sse.DONE
             return
         values = AnalysisSummaryOut.values_of(record)
         if values != told:
             told, quiet = values, 0.0
-            yield _event(values)
+            yield sse.event(values)
         await asyncio.sleep(poll_seconds)
         quiet += poll_seconds
         if quiet >= _KEEP_ALIVE_SECONDS:
             quiet = 0.0
-            yield b": the analysis goes on\n\n"
-
-
-def _event(values: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n\n"
+            yield sse.comment("the analysis goes on")
