@@ -20,13 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emollama import metrics
 from emollama.datasets import ferplus
 from emollama.encoders.face import FACE_MODELS, FaceEncoder, FaceModel, imagenet_normalise, standardise
 from emollama.errors import InputError
 from emollama.labels import NANO_LABELS
 from train.config import TrainConfig, default_data_dir
-from train.recipes.nano_face import Pictures, batch_concordance, cut_out, distort
+from train.recipes.nano_face import Pictures, batch_concordance, cut_out, distort, figures_of, mix
 
 _TEACHER = Path(__file__).parents[2] / "emollama/assets/nano/face.safetensors"
 
@@ -132,15 +131,7 @@ class HsemotionFaceTask:
         assert isinstance(model, FaceModel)
         read = FaceEncoder(model, name=self.options.model).embed(self.valid.images[..., None].repeat(3, axis=3))
         log_probabilities = read.log_probabilities[:, [self.from_nano.index(n) for n in range(len(self.from_nano))]]
-        truth, predicted = self.valid.majority, log_probabilities.argmax(1)
-        kept = truth >= 0
-        return {
-            "accuracy": metrics.accuracy(truth[kept], predicted[kept]),
-            "macro_f1": metrics.macro_f1(truth[kept], predicted[kept], num_classes=log_probabilities.shape[1]),
-            "cross_entropy": -(torch.from_numpy(self.valid.targets * log_probabilities)).sum(1).mean().item(),
-            "valence_ccc": metrics.concordance(self.valid.affect[:, 0], read.va[:, 0]),
-            "arousal_ccc": metrics.concordance(self.valid.affect[:, 1], read.va[:, 1]),
-        }
+        return figures_of(self.valid, log_probabilities, read.va)
 
     def export(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, FaceModel)
@@ -172,12 +163,7 @@ class _Epoch:
             pictures = cut_out(pictures, generator=generator, probability=options.cutout, fill=0.5)
         targets, affect = task.targets[rows], task.affect[rows]
         if torch.rand((), generator=generator) < options.mixup:
-            share = 0.5 + 0.5 * torch.rand((len(rows), 1), generator=generator)  # the larger part, 0.5 to 1
-            other = torch.randperm(len(rows), generator=generator)
-            mixed = share[:, :, None, None]
-            pictures = mixed * pictures + (1 - mixed) * pictures[other]
-            targets = share * targets + (1 - share) * targets[other]
-            affect = share * affect + (1 - share) * affect[other]
+            pictures, targets, affect = mix(pictures, targets, affect, generator=generator)
         inputs = imagenet_normalise(pictures.expand(-1, 3, -1, -1))
         return Pictures(inputs.contiguous(memory_format=torch.channels_last), targets, affect)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,16 +81,7 @@ class FaceTask:
     def validate(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, FaceModel)
         read = FaceEncoder(model, name=self.options.model).embed(self.valid.images[..., None].repeat(3, axis=3))
-        truth, predicted = self.valid.majority, read.log_probabilities.argmax(1)
-        kept = truth >= 0
-        probabilities = torch.from_numpy(read.log_probabilities)
-        return {
-            "accuracy": metrics.accuracy(truth[kept], predicted[kept]),
-            "macro_f1": metrics.macro_f1(truth[kept], predicted[kept], num_classes=read.log_probabilities.shape[1]),
-            "cross_entropy": -(torch.from_numpy(self.valid.targets) * probabilities).sum(1).mean().item(),
-            "valence_ccc": metrics.concordance(self.valid.affect[:, 0], read.va[:, 0]),
-            "arousal_ccc": metrics.concordance(self.valid.affect[:, 1], read.va[:, 1]),
-        }
+        return figures_of(self.valid, read.log_probabilities, read.va)
 
     def export(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, FaceModel)
@@ -120,13 +112,36 @@ class _Epoch:
         inputs = augment(task.images[rows], size=size, generator=generator, cutout=options.cutout)
         targets, affect = task.targets[rows], task.affect[rows]
         if torch.rand((), generator=generator) < options.mixup:
-            share = 0.5 + 0.5 * torch.rand((len(rows), 1), generator=generator)  # the larger part, 0.5 to 1
-            other = torch.randperm(len(rows), generator=generator)
-            mixed = share[:, :, None, None]
-            inputs = standardise(mixed * inputs + (1 - mixed) * inputs[other])
-            targets = share * targets + (1 - share) * targets[other]
-            affect = share * affect + (1 - share) * affect[other]
+            inputs, targets, affect = mix(inputs, targets, affect, generator=generator)
+            inputs = standardise(inputs)
         return Pictures(inputs.contiguous(memory_format=torch.channels_last), targets, affect)
+
+
+def figures_of(truth: ferplus.FerPlus, log_probabilities: np.ndarray, va: np.ndarray) -> dict[str, float]:
+    """Score answers to FER+ pictures: log-probabilities [N, 8] in the order of `NANO_LABELS`, and affect [N, 2]."""
+    majority, predicted = truth.majority, log_probabilities.argmax(1)
+    kept = majority >= 0
+    return {
+        "accuracy": metrics.accuracy(majority[kept], predicted[kept]),
+        "macro_f1": metrics.macro_f1(majority[kept], predicted[kept], num_classes=log_probabilities.shape[1]),
+        "cross_entropy": -torch.from_numpy(truth.targets * log_probabilities).sum(1).mean().item(),
+        "valence_ccc": metrics.concordance(truth.affect[:, 0], va[:, 0]),
+        "arousal_ccc": metrics.concordance(truth.affect[:, 1], va[:, 1]),
+    }
+
+
+def mix(
+    pictures: Tensor, targets: Tensor, affect: Tensor, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Blend every picture, and what it teaches, with another of the batch (mixup; Zhang et al., ICLR 2018)."""
+    share = 0.5 + 0.5 * torch.rand((len(pictures), 1), generator=generator)  # the larger part, 0.5 to 1
+    other = torch.randperm(len(pictures), generator=generator)
+    mixed = share[:, :, None, None]
+    return (
+        mixed * pictures + (1 - mixed) * pictures[other],
+        share * targets + (1 - share) * targets[other],
+        share * affect + (1 - share) * affect[other],
+    )
 
 
 def augment(images: Tensor, *, size: int, generator: torch.Generator, cutout: float) -> Tensor:
