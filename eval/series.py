@@ -12,14 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from emollama.abaw.answers import compound_parts
 from emollama.labels import canonical
 from emollama.temporal import interpolate
 from emollama.types import FaceReadings
-
-# The parts of a compound expression's name (C-EXPR-DB) that are no name of an emotion by themselves.
-_ADVERBS = {
-    "fearfully": "fear", "happily": "happiness", "sadly": "sadness", "disgustedly": "disgust", "angrily": "anger",
-}  # fmt: skip
 
 
 def labels_at(
@@ -36,11 +32,6 @@ def affect_at(readings: FaceReadings, times: np.ndarray, *, step: float) -> tupl
     table = interpolate(readings.times, np.stack([readings.valence, readings.arousal], axis=1), times)
     answers = [{"valence": round(float(v), 6), "arousal": round(float(a), 6)} for v, a in np.clip(table, -1.0, 1.0)]
     return answers, _num_far(readings.times, times, step)
-
-
-def compound_parts(label: str) -> list[str]:
-    """Return the canonical names of what a compound such as "happily surprised" is made of."""
-    return [canonical(_ADVERBS.get(word, word)) for word in label.lower().split()]
 
 
 def _column(readings: FaceReadings, label: str) -> np.ndarray:

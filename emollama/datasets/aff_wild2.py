@@ -5,8 +5,9 @@ Annotations: ``6th_ABAW_Annotations/EXPR_Recognition_Challenge/Validation_Set/<v
 the data folder itself). One header line, then line i says of frame i, counted from 1, called ``<video>/%05d.jpg`` in
 submissions. A name that ends in ``_left`` or ``_right`` is one of two people in one video.
 
-Rows without annotation (a value of -1 for expressions and action units, of -5 for valence and arousal) are dropped;
-every other row is kept, whether or not a face was found in the frame: the challenge wants an answer for each.
+Rows without annotation are dropped: published are -1 for expressions and action units and -5 for valence and arousal;
+-2 is taken for the same in all three. Every other row is kept, whether or not a face was found in the frame: the
+challenge wants an answer for each.
 
 Videos lie in ``batch1``, ``batch2`` and on, or ``videos``; the organisers' crops in ``cropped_aligned/<video>/`` or
 ``cropped/<video>/``, without those frames in which no face was found. A person of two is read from the crops, which
@@ -45,6 +46,7 @@ HEADERS: Mapping[Challenge, tuple[str, ...]] = {
 CROPS = {"cropped_aligned": 112, "cropped": 224}  # folder -> side that its pictures are brought to
 CROP_FPS = 30.0  # of most videos of the set; crops do not tell their own rate
 STRETCH_SECONDS = 30.0
+_MARKS = frozenset(("-1", "-2"))  # of a row that is not annotated; -5 is for valence and arousal alone
 _PERSON = re.compile(r"(?P<video>.+)_(?:left|right)")
 
 
@@ -84,6 +86,25 @@ def read(data: Path, challenge: Challenge, *, split: str = "validation") -> Iter
         yield from cut(data, file.stem, rows, videos=videos, where=str(file))
 
 
+def read_frames(data: Path, challenge: Challenge, *, split: str = "train") -> dict[str, dict[int, Any]]:
+    """Return video -> frame number (from 1) -> value of a split, without looking for videos or crops.
+
+    A video all of whose rows are marked as not annotated is there with none. Raises `DatasetError` with file and line.
+    """
+    SOURCE.split(split, SPLITS)
+    folder = _annotations(data, challenge) / SPLITS[split]
+    files = sorted(SOURCE.folder(folder, expected="a text file for each video").glob("*.txt"))
+    if not files:
+        raise SOURCE.error(f"{folder} holds no annotation (<video>.txt)")
+    return {file.stem: read_annotation(file, challenge) for file in files}
+
+
+def scene_of(name: str) -> str:
+    """Return the video that a name belongs to: of ``7-60_left`` and ``7-60_right`` it is one, with one sound."""
+    person = _PERSON.fullmatch(name)
+    return name if person is None else person["video"]
+
+
 def read_annotation(path: Path, challenge: Challenge) -> dict[int, Any]:
     """Return frame number (from 1) -> value, without the rows that are marked as not annotated."""
     try:
@@ -108,7 +129,7 @@ def read_annotation(path: Path, challenge: Challenge) -> dict[int, Any]:
 
 def _expression(line: str, where: str) -> str | None:
     text = line.strip()
-    if text == "-1":
+    if text in _MARKS:
         return None
     if not text.isdecimal() or int(text) >= len(ABAW_8):
         raise SOURCE.error(f"{where}: {text!r}; allowed: 0 to {len(ABAW_8) - 1}, or -1 for a frame without annotation")
@@ -121,7 +142,7 @@ def _affect(line: str, where: str) -> dict[str, float] | None:
         valence, arousal = (float(cell) for cell in cells)
     except ValueError as error:
         raise SOURCE.error(f"{where}: {line.strip()!r}; expected: two numbers") from error
-    if -5.0 in (valence, arousal):
+    if {-5.0, -2.0} & {valence, arousal}:
         return None
     if not (-1 <= valence <= 1 and -1 <= arousal <= 1):
         raise SOURCE.error(f"{where}: {line.strip()!r}; allowed: -1 to 1, or -5 for a frame without annotation")
@@ -130,11 +151,11 @@ def _affect(line: str, where: str) -> dict[str, float] | None:
 
 def _flags(line: str, where: str) -> list[int] | None:
     cells = [cell.strip() for cell in line.split(",")]
-    if len(cells) != len(ACTION_UNITS) or not set(cells) <= {"-1", "0", "1"}:
+    if len(cells) != len(ACTION_UNITS) or not set(cells) <= {*_MARKS, "0", "1"}:
         raise SOURCE.error(
             f"{where}: {line.strip()[:60]!r}; expected: {len(ACTION_UNITS)} of 0, 1 or -1 (not annotated)"
         )
-    return None if "-1" in cells else [int(cell) for cell in cells]
+    return None if not _MARKS.isdisjoint(cells) else [int(cell) for cell in cells]
 
 
 _PARSERS: Mapping[Challenge, Callable[[str, str], Any]] = {"expr": _expression, "va": _affect, "au": _flags}

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from emollama.datasets import aff_wild2
 from emollama.datasets.record import Source
 
@@ -23,6 +25,8 @@ COMPOUNDS = (
 )  # fmt: skip
 HEADER = ("image_location", *("_".join(word.capitalize() for word in name.split()) for name in COMPOUNDS))
 TRUTH = "labels.txt"
+# Frames of each in the whole database as published: what a label-free choice between models is made by.
+FRAME_COUNTS = (14_445, 24_915, 10_780, 10_637, 10_535, 10_112, 8_878)
 
 
 def read(data: Path) -> Iterator[aff_wild2.Stretch]:
@@ -50,3 +54,15 @@ def read(data: Path) -> Iterator[aff_wild2.Stretch]:
     videos = aff_wild2.find_videos(data)
     for video in sorted(rows):
         yield from aff_wild2.cut(data, video, rows[video], videos=videos, where=str(path))
+
+
+def prior_divergence(classes: np.ndarray) -> float:
+    """Return KL(published class counts || counts of ``classes`` [N], indices of `COMPOUNDS`), in nats.
+
+    Infinite when a class is never answered. HSEmotion chooses between models by it, without any label.
+    """
+    counts = np.bincount(np.asarray(classes, np.int64), minlength=len(COMPOUNDS))
+    prior = np.asarray(FRAME_COUNTS) / sum(FRAME_COUNTS)
+    if not counts.all():
+        return float("inf")
+    return float((prior * np.log(prior / (counts / counts.sum()))).sum())

@@ -51,9 +51,14 @@ class FrameScores:
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
         return raised / raised.sum(axis=1, keepdims=True)
 
+    @property
+    def has_affect(self) -> bool:
+        """Whether the model gave valence and arousal, too."""
+        return bool(self.scores.shape[1] > _NUM_LABELS)
+
     def affect(self) -> np.ndarray:
         """Return valence and arousal [N, 2], brought into -1 to 1; raises `InputError` where the model has none."""
-        if self.scores.shape[1] == _NUM_LABELS:
+        if not self.has_affect:
             raise InputError(
                 f"the scores of {self.video} have no valence and arousal; allowed: those of a model with ten outputs "
                 "(its name ends in _mtl)",

@@ -1,6 +1,6 @@
 """A small trained head on kept readings of a face model: expression, affect or action units of a frame, EMI of a clip.
 
-One to a few linear layers with rectifiers between them, and at the end what the task wants: softmax (``expr``), tanh
+It reads a face model's outputs (``scores``) or ``embeddings``, or what was kept of the ``sound``. One to a few linear layers with rectifiers between them, and at the end what the task wants: softmax (``expr``), tanh
 (``va``), a sigmoid each (``au``, ``emi``). Computed in numpy, so that answering needs no torch. A head knows which
 readings it was trained on, the smoothing and the thresholds that were tuned with it. For ``emi`` the input is
 `statistics` of a clip's frames.
@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from emollama.errors import CheckpointError, InputError
 
 HeadTask = Literal["expr", "va", "au", "emi"]
-HeadInput = Literal["scores", "embeddings"]
+HeadInput = Literal["scores", "embeddings", "sound"]
 WIDTHS: Mapping[str, int] = MappingProxyType({"expr": 8, "va": 2, "au": 12, "emi": 6})
 EMI_STRIDE = 5  # every fifth frame with a face is read
 
@@ -39,8 +39,8 @@ class FrameHead:
     def __post_init__(self) -> None:
         if self.task not in WIDTHS:
             raise InputError(f"task is {self.task!r}; allowed: {', '.join(WIDTHS)}", field="task")
-        if self.reads not in ("scores", "embeddings"):
-            raise InputError(f"reads is {self.reads!r}; allowed: scores, embeddings", field="reads")
+        if self.reads not in get_args(HeadInput):
+            raise InputError(f"reads is {self.reads!r}; allowed: {', '.join(get_args(HeadInput))}", field="reads")
         if not self.weights or len(self.weights) != len(self.biases):
             raise InputError(f"{len(self.weights)} weights and {len(self.biases)} biases; allowed: one of each a layer")
         inputs = self.weights[0].shape[1]
@@ -105,11 +105,14 @@ class FrameHead:
             raise CheckpointError(f"{path} or its description is damaged: {error}", field="head") from error
 
 
-def statistics(features: np.ndarray) -> np.ndarray:
-    """Return mean, deviation, least and greatest [4 * D] of every fifth row of ``features`` [N, D]; N at least 1."""
+def statistics(features: np.ndarray, *, stride: int = EMI_STRIDE) -> np.ndarray:
+    """Return mean, deviation, least and greatest [4 * D] of every fifth row of ``features`` [N, D]; N at least 1.
+
+    The sound's features are taken whole (``stride`` 1).
+    """
     if features.ndim != 2 or not len(features):
         raise InputError(
             f"features have shape {features.shape}; allowed: [N, D] with at least one row", field="features"
         )
-    kept = np.asarray(features[::EMI_STRIDE], np.float64)
+    kept = np.asarray(features[::stride], np.float64)
     return np.concatenate([kept.mean(axis=0), kept.std(axis=0), kept.min(axis=0), kept.max(axis=0)])

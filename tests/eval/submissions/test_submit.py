@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from emollama.abaw.answers import COMPOUND_COLUMNS, TO_ABAW
 from emollama.datasets import aff_wild2, cexpr, frame_scores, vidmimic
 from emollama.datasets.frame_scores import FrameScores
 from emollama.encoders.face import FaceEncoder
@@ -16,7 +17,7 @@ from emollama.encoders.frame_head import FrameHead, statistics
 from emollama.errors import CheckpointError, DatasetError, InputError
 from emollama.labels import ABAW_8, HSEMOTION_8
 from eval.cli import app
-from eval.submissions.answers import COMPOUND_COLUMNS, TO_ABAW, submit
+from eval.submissions.answers import submit
 from eval.submissions.formats import write_clips, write_frames
 from eval.submissions.frame_lists import read_clips, read_frames
 
