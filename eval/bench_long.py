@@ -114,9 +114,9 @@ def bench_long(
 
 
 def repeated(source: Path, target: Path, *, seconds: float) -> Path:
-    """Write the packets of a short clip again and again until ``seconds`` are reached; returns the file's path.
+    """Write the packets of a short clip again and again, at most for ``seconds``; returns the file's path.
 
-    Nothing is encoded anew. Where the tracks are not equally long, each round lasts as long as the longer one.
+    Nothing is encoded anew. Each round lasts as long as the longer of its tracks, so that they stay together.
     """
     import av
 
@@ -135,7 +135,7 @@ def repeated(source: Path, target: Path, *, seconds: float) -> Path:
         if round_seconds <= 0:
             raise InputError(f"{source.name} has no length", field="clip")
         last: dict[int, int] = {}
-        for number in range(max(1, round(seconds / round_seconds))):
+        for number in range(max(1, int(seconds / round_seconds))):
             given.seek(0)
             for packet in given.demux(*streams):
                 if packet.dts is None or packet.time_base is None:
@@ -153,10 +153,14 @@ def repeated(source: Path, target: Path, *, seconds: float) -> Path:
 
 
 def _end(container: Any, stream: Any) -> float:
-    """Return the second at which the last packet of a track ends."""
+    """Return the second at which the last packet of a track ends; one of sound holds a whole frame in any case."""
     container.seek(0)
+    whole = 0.0
+    if stream.type == "audio" and stream.codec_context.frame_size:
+        whole = stream.codec_context.frame_size / stream.codec_context.sample_rate
     ends = [
-        float(((packet.pts if packet.pts is not None else packet.dts) + (packet.duration or 0)) * packet.time_base)
+        float((packet.pts if packet.pts is not None else packet.dts) * packet.time_base)
+        + max(whole, float((packet.duration or 0) * packet.time_base))
         for packet in container.demux(stream)
         if packet.dts is not None
     ]
