@@ -12,6 +12,7 @@ SHARED = Path(__file__).resolve().parent.parent / "shared"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ray", action="store_true", help="put the models of the service's tests behind Ray Serve")
+    parser.addoption("--ray-log", type=Path, metavar="FILE", help="with --ray: write what was asked as JSON")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

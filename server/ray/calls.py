@@ -16,6 +16,7 @@ import queue
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -44,6 +45,8 @@ class Calls:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cluster-calls", daemon=True)
         self._thread.start()
+        self._counting = threading.Lock()
+        self.num_made: Counter[str] = Counter()  # by what was called
         self.num_repeated = 0
 
     def stream(
@@ -59,6 +62,8 @@ class Calls:
         ``watch`` is asked all the while; what it raises ends the call. Raises what a `Failure` tells, and `ApiError`
         "not_ready" when a call is lost again after ``seconds`` (default: those of the constructor).
         """
+        with self._counting:
+            self.num_made[what] += 1
         deadline = time.monotonic() + (self._seconds if seconds is None else seconds)
         told: list[Any] = []
         pause = _FIRST_PAUSE_SECONDS
@@ -72,7 +77,8 @@ class Calls:
                     yield item
                 return
             except _LostError as exc:
-                self.num_repeated += 1
+                with self._counting:
+                    self.num_repeated += 1
                 fields = {"call": what, "reason": exc.reason, "passed_on": len(told)}
                 logger.warning("a call was lost and is made again", extra={"fields": fields})
                 if time.monotonic() > deadline:

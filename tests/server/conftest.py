@@ -196,29 +196,57 @@ def analyzer_type() -> type[FakeAnalyzer]:
     return FakeAnalyzer
 
 
+_CLUSTER: pytest.StashKey[Any] = pytest.StashKey()
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(pytestconfig: pytest.Config) -> Iterator[Any]:
     """The one cluster of a run of tests."""
     sys.path.insert(0, str(pytestconfig.rootpath))  # the replicas' stand-ins are found by their module's name
     from tests.server.ray.cluster import Cluster
 
-    cluster = Cluster()
+    cluster = pytestconfig.stash[_CLUSTER] = Cluster()
     yield cluster
     cluster.close()
 
 
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was asked of the services that stood before a cluster, and write it where --ray-log says."""
+    cluster = config.stash.get(_CLUSTER, None)
+    if cluster is None or not config.getoption("--ray"):
+        return
+    terminalreporter.section("asked through a cluster")
+    for line in cluster.asked.lines():
+        terminalreporter.write_line(line)
+    if config.getoption("--ray-log") is not None:
+        stats = terminalreporter.stats
+        outcomes = {name: len(stats.get(name, ())) for name in ("passed", "failed", "error", "skipped")}
+        skipped = [str(each.longrepr[2]).removeprefix("Skipped: ") for each in stats.get("skipped", ())]
+        cluster.asked.write(config.getoption("--ray-log"), outcomes=outcomes, skipped=skipped)
+
+
+class Here:
+    """Where an analyzer answers when there is no cluster: in the service itself."""
+
+    def __call__(self, analyzer: Any) -> Any:
+        return analyzer
+
+    def watch(self, app: Any) -> None: ...
+
+
 @pytest.fixture(scope="session")
-def remote(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+def remote(request: pytest.FixtureRequest) -> Any:
     """Under --ray, puts an analyzer behind a cluster: the door is what the tests call, and they see no difference."""
-    if not request.config.getoption("--ray"):
-        return lambda analyzer: analyzer
-    remote: Callable[[Any], Any] = request.getfixturevalue("ray_cluster").remote
-    return remote
+    return request.getfixturevalue("ray_cluster") if request.config.getoption("--ray") else Here()
 
 
-def loading(load: Any, remote: Callable[[Any], Any]) -> Any:
-    """Return ``load`` with what it loads behind a cluster, where there is one."""
-    return None if load is None else lambda spec: remote(load(spec))
+def made_app(given: Settings, remote: Any, *, analyzer: Any, load: Any, **options: Any) -> Any:
+    """Build the application over an analyzer, or over what ``load`` loads; behind a cluster, where there is one."""
+    answering = None if load else remote(analyzer)
+    loading = None if load is None else lambda spec: remote(load(spec))
+    app = create_app(given, answering, load=loading, **options)
+    remote.watch(app)
+    return app
 
 
 @pytest.fixture
@@ -228,8 +256,7 @@ def service(tmp_path: Path, remote: Any) -> Callable[..., contextlib.AbstractAsy
     @contextlib.asynccontextmanager
     async def start(analyzer: FakeAnalyzer | None = None, load: Any = None, **settings: Any) -> AsyncIterator[Service]:
         fake = analyzer or FakeAnalyzer()
-        given = None if load else remote(fake)
-        app = create_app(Settings(temp_dir=tmp_path, **settings), given, load=loading(load, remote))
+        app = made_app(Settings(temp_dir=tmp_path, **settings), remote, analyzer=fake, load=load)
         transport = httpx.ASGITransport(app=app)
         async with app.router.lifespan_context(app):
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -405,7 +432,7 @@ def manifest() -> Callable[..., bytes]:
 class LiveServices:
     """Services over real sockets; `stop` ends all that were started."""
 
-    def __init__(self, temp_dir: Path, remote: Callable[[Any], Any]) -> None:
+    def __init__(self, temp_dir: Path, remote: Any) -> None:
         self._temp_dir, self._remote = temp_dir, remote
         self._running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
@@ -413,8 +440,7 @@ class LiveServices:
         fake = analyzer or FakeAnalyzer()
         port = free_port()
         given = Settings(temp_dir=self._temp_dir, port=port, **settings)
-        answering = None if load else self._remote(fake)
-        app = create_app(given, answering, load=loading(load, self._remote), trainer=FAKE_TRAINER)
+        app = made_app(given, self._remote, analyzer=fake, load=load, trainer=FAKE_TRAINER)
         config = uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)

@@ -220,7 +220,7 @@ async def test_what_waits_is_cancelled_at_once_and_what_runs_is_stopped(service:
         assert len(clips(s)) == 1
         answer = await s.client.post(f"{URL}/{first}/cancel")
         assert answer.json()["status"] == "cancelled"
-        assert s.analyzer.was_cancelled.is_set()
+        assert await asyncio.to_thread(s.analyzer.was_cancelled.wait, 20)
         assert await gone(s)
         # One that has ended stays as it is.
         s.analyzer.release.set()

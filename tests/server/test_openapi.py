@@ -18,8 +18,6 @@ from schemathesis.specs.openapi.checks import (
 from server.app import create_app
 from server.settings import Settings
 
-pytestmark = pytest.mark.in_process(reason="what is held here is the door's own")
-
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,

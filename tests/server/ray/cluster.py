@@ -11,6 +11,7 @@ from server.models import ModelSpec
 from server.ray.door import Door
 from server.ray.plan import Plan
 from server.ray.settings import RaySettings
+from tests.server.ray.asked import Asked
 from tests.server.ray.stand_in import Stage
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,15 +41,20 @@ class Cluster:
             senses=f"{HERE}:StandInSenses", minds=f"{HERE}:StandInMinds",
         )  # fmt: skip
         self._doors: dict[str, Door] = {}
+        self.asked = Asked()
         self._stage = Stage(self._open("stand-in", plan).handles())
 
-    def remote(self, analyzer: Any) -> Any:
+    def __call__(self, analyzer: Any) -> Any:
         """Return an analyzer that asks the cluster: the library's is nano there, any other one stays where it is."""
         from emollama.analyze import Analyzer
 
         if isinstance(analyzer, Analyzer):
             return self.nano.load(ModelSpec(name="nano", base="nano"))
         return self._stage.remote(analyzer)
+
+    def watch(self, app: Any) -> None:
+        """Count what a service of the tests answers."""
+        self.asked.watch(app)
 
     @property
     def nano(self) -> Door:
@@ -64,7 +70,7 @@ class Cluster:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             door.connect()
-            door.handles()
+            self.asked.calls.append(door.handles().calls.num_made)
         return door
 
     def close(self) -> None:
