@@ -110,6 +110,8 @@ def _next(windows: Iterator[ClipWindow]) -> tuple[dict[str, Any], list[Any]]:
 
     try:
         window = next(windows)
+    except FileNotFoundError:
+        return _gone(), []
     except EmoLlamaError as exc:
         return _error(exc), []
     header, arrays = _clip(window.clip)
@@ -121,23 +123,31 @@ def _next(windows: Iterator[ClipWindow]) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    from emollama.errors import EmoLlamaError, UndecodableMediaError
+    from emollama.errors import EmoLlamaError
     from emollama.media import MediaLimits, read_clip
     from emollama.media_windows import clip_seconds
 
     try:
         if "length_of" in request:
-            return {"seconds": clip_seconds(request["length_of"])}, []
+            with open(request["length_of"], "rb") as file:
+                return {"seconds": clip_seconds(file)}, []
         with open(request["path"], "rb") as file:
             # One thread: with more, FFmpeg skips other pictures, and an answer would depend on the load.
             clip = read_clip(file, name=request["name"], limits=MediaLimits(**request["limits"]), threads=1)
         if request.get("follow_faces"):
             clip = _with_tracks(clip, request["detector"])
-    except FileNotFoundError:  # its client left, and the upload was deleted before it was opened
-        return _error(UndecodableMediaError("the file was deleted before it was read", field="file")), []
+    except FileNotFoundError:
+        return _gone(), []
     except EmoLlamaError as exc:
         return _error(exc), []
     return _clip(clip)
+
+
+def _gone() -> dict[str, Any]:
+    """Of an upload whose client left, so that it was deleted before it was opened; its path is nobody's business."""
+    from emollama.errors import UndecodableMediaError
+
+    return _error(UndecodableMediaError("the file was deleted before it was read", field="file"))
 
 
 def _error(error: EmoLlamaError) -> dict[str, Any]:

@@ -187,6 +187,7 @@ class _Process:
             fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         os.set_blocking(self._stdout.fileno(), False)
         self._memory_bytes = limits.memory_bytes
+        self._ready_by = time.monotonic() + _START_SECONDS  # however many clips wait for it in turn
         self.is_ready = False
         self.num_clips = 0
 
@@ -195,11 +196,14 @@ class _Process:
         return self._process.pid
 
     def wait_until_ready(self, cancelled: Callable[[], bool]) -> None:
-        """Return when the process takes clips; raises `WorkerError` when it cannot be started."""
+        """Return when the process takes clips; raises `WorkerError` when it cannot be started.
+
+        After a "cancelled" it may be waited for again: what it says when it is ready comes in one piece or not yet.
+        """
         if self.is_ready:
             return
         try:
-            self.is_ready = bool(self._header(time.monotonic() + _START_SECONDS, cancelled).get("ready"))
+            self.is_ready = bool(self._header(self._ready_by, cancelled).get("ready"))
         except _EndedError as exc:
             if exc.reason == "cancelled":
                 raise
@@ -451,6 +455,10 @@ class MediaPool:
                 raise errors.CancelledError("the reading of the clip was cancelled") from exc
             self._ended(exc.reason)
             raise self._told(exc.reason) from exc
+        except errors.EmoLlamaError:
+            if asked_to_stop():  # which is why the file may be gone
+                raise errors.CancelledError("the reading of the clip was cancelled") from None
+            raise
         finally:
             process.kill()
             with contextlib.suppress(ValueError):
@@ -462,7 +470,11 @@ class MediaPool:
         process = self._take(asked_to_stop)
         keep = False
         try:
-            process.wait_until_ready(asked_to_stop)
+            try:
+                process.wait_until_ready(asked_to_stop)
+            except _EndedError as exc:
+                keep = True  # it has seen nothing of the clip, and will be ready for the next
+                raise self._told(exc.reason) from exc
             deadline = time.monotonic() + self._limits.seconds
             try:
                 answer = ask(process, deadline=deadline, cancelled=asked_to_stop)

@@ -88,6 +88,13 @@ def test_a_cancelled_clip_ends_between_windows(pool: MediaPool, clip: Path) -> N
             pass
 
 
+def test_a_clip_that_is_gone_is_an_error_that_names_no_path(pool: MediaPool, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.mp4"
+    with pytest.raises(UndecodableMediaError, match="deleted") as refusal:
+        next(pool.windows(gone, name="a", seconds=4.0, fps=2.0, limits=LIMITS))
+    assert str(tmp_path) not in str(refusal.value)
+
+
 @pytest.fixture
 def pretender(tmp_path: Path) -> Iterator[Callable[..., MediaPool]]:
     """A pool whose process answers number ``n`` of a long clip's requests by this code."""
@@ -120,6 +127,17 @@ def pretender(tmp_path: Path) -> Iterator[Callable[..., MediaPool]]:
     yield start
     for each in pools:
         each.close()
+
+
+def test_an_error_of_a_clip_that_nobody_wants_any_more_is_none(pretender: Any, tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    pool = pretender(
+        f"open({str(left)!r}, 'w').close(); "
+        "send({'error': 'UndecodableMediaError', 'message': 'it was deleted', 'field': 'file'})"
+    )
+    options = {"name": "a", "seconds": 4.0, "fps": 2.0, "limits": LIMITS}
+    with pytest.raises(CancelledError):
+        next(pool.windows(tmp_path / "a.mp4", cancelled=left.exists, **options))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import emollama
-from emollama.errors import InputError, MediaLimitError, UndecodableMediaError, UnsupportedMediaError
+from emollama.errors import MediaLimitError, UndecodableMediaError, UnsupportedMediaError
 from emollama.media import MediaLimits, read_clip
 from emollama.types import Clip
 from server.errors import ApiError
@@ -203,12 +203,43 @@ def test_a_file_that_is_gone_is_an_error_and_the_process_stays(pool: MediaPool, 
     with pytest.raises(UndecodableMediaError, match="deleted") as refusal:
         pool.decode(sound, name="a", limits=LIMITS)
     assert str(tmp_path) not in str(refusal.value)
-    with pytest.raises(InputError):
+    with pytest.raises(UndecodableMediaError, match="deleted"):
         pool.length(sound)
     with pytest.raises(ApiError) as left:
         pool.decode(sound, name="a", limits=LIMITS, cancelled=lambda: True)
     assert left.value.code == "client_closed_request"
     assert pool.pids() == [pid]
+
+
+def test_a_process_that_starts_while_its_client_leaves_takes_the_next_clip(tmp_path: Path) -> None:
+    heard: list[str] = []
+    script, go = tmp_path / "child.py", tmp_path / "go"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import json, os, struct, sys, time
+            while not os.path.exists({str(go)!r}):
+                time.sleep(0.01)
+            for answer in ({{"ready": True}}, {{"seconds": 3.0}}):
+                text = json.dumps(answer).encode()
+                os.write(1, struct.pack("<I", len(text)) + text)
+                sys.stdin.readline()
+            """
+        )
+    )
+    pool = MediaPool(1, command=(sys.executable, "-I", "-S", str(script)), ended=heard.append)
+    try:
+        (pid,) = pool.pids()
+        for _ in range(2):
+            with pytest.raises(ApiError) as left:
+                pool.length(tmp_path / "a", cancelled=lambda: True)
+            assert left.value.code == "client_closed_request"
+        assert pool.pids() == [pid]
+        go.touch()
+        assert pool.length(tmp_path / "a") == 3.0
+        assert (pool.pids(), heard) == ([pid], [])
+    finally:
+        pool.close()
 
 
 def test_a_process_that_cannot_start_is_the_services_fault(tmp_path: Path) -> None:
