@@ -395,16 +395,36 @@ def read_crops(
 
 
 @app.command()
+def read_sound(
+    encoder: Annotated[str, typer.Argument(metavar="ENCODER", help="hubert, wav2vec2, or voice, which is shipped.")],
+    videos: Annotated[Path, typer.Argument(metavar="VIDEOS", help="Folder with batch1, ..., videos, or with files.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for <video>.safetensors; those there stay.")],
+    weights: Annotated[Path | None, typer.Option(help="Folder of the encoder's weights.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Listen to every video with an audio encoder, and keep its features over time for heads and submissions."""
+    with _errors_in_one_line():
+        from eval.submissions.read_sound import find_listener, read_videos
+
+        for video, count in read_videos(find_listener(encoder, weights, device=device), videos, output):
+            typer.echo(f"{video}: {count} rows" if count else f"{video}: no sound")
+
+
+@app.command()
 def submit(
     name: Annotated[str, typer.Argument(metavar="TASK", help="expr, va, au, ce or emi, of ABAW.")],
     scores: Annotated[Path, typer.Option(help="Folder with the readings of frames, <video>.safetensors.")],
     wanted: Annotated[Path, typer.Option("--list", help="The frames or clips to answer, as the challenge lists them.")],
     output: Annotated[Path, typer.Option(help="The file to write.")],
     head: Annotated[
-        Path | None, typer.Option(help="A trained head, X.safetensors; without one expr, va and ce are zero-shot.")
+        Path | None,
+        typer.Option(help="A folder of tuned heads, or one head's file; without it expr, va and ce are zero-shot."),
+    ] = None,
+    sound: Annotated[
+        Path | None, typer.Option(help="Folder with features of sound, for heads that listen to it (read-sound).")
     ] = None,
     half_width: Annotated[
-        int | None, typer.Option(help="Frames on either side to smooth over. Default: the head's own, else 0.")
+        int | None, typer.Option(help="Frames on either side to smooth over. Default: as tuned, else 0.")
     ] = None,
     trust: Annotated[
         float | None,
@@ -413,16 +433,27 @@ def submit(
 ) -> None:
     """Write a submission from kept readings of a face model: a row for every listed frame, also without a face."""
     with _errors_in_one_line():
-        from emollama.datasets import frame_scores
-        from emollama.encoders.frame_head import FrameHead
+        from emollama.abaw.heads import TunedHeads
+        from emollama.datasets import frame_scores, sound_features
         from eval.submissions.answers import submit as write_submission
 
-        trained = None if head is None else FrameHead.load(head)
+        trained = None if head is None else TunedHeads.load(head)
         done = write_submission(
-            output, name, frame_scores.read(scores), wanted, head=trained, half_width=half_width, trust=trust
+            output,
+            name,
+            frame_scores.read(scores),
+            wanted,
+            head=trained,
+            sounds=None if sound is None else sound_features.read(sound),
+            half_width=half_width,
+            trust=trust,
         )
         faceless = f"; without any face: {', '.join(done.faceless)}" if done.faceless else ""
         typer.echo(f"{done.rows} rows of {done.names} written to {output}{faceless}")
+        if done.divergence is not None:
+            typer.echo(f"divergence of the published class counts from the answers: {done.divergence:.4f}")
+        if done.share_read is not None:
+            typer.echo(f"frames read at the adaptive rate: {done.share_read:.1%}")
 
 
 def find_data(given: Path | None) -> Path:

@@ -10,6 +10,7 @@ A frame without a face is on no grid. Where the finest grid, too, has none aroun
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class Followed:
 
 def check_strides(strides: tuple[int, ...]) -> None:
     """Raise `InputError` unless strides go from coarse to fine, each a multiple of the next."""
-    pairs = list(zip(strides, strides[1:], strict=False))
+    pairs = list(itertools.pairwise(strides))
     if not strides or strides[-1] < 1 or any(a <= b or a % b for a, b in pairs):
         raise InputError(
             f"strides are {strides}; allowed: from coarse to fine, each a multiple of the next, as 200,100,50,10,1",

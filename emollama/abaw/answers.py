@@ -142,9 +142,7 @@ def decide(task: str, values: np.ndarray, plan: Plan) -> np.ndarray:
     return (values / np.asarray(plan.thresholds) if plan.thresholds else values).argmax(axis=1)
 
 
-def opinions_of(
-    heads: TunedHeads, readings: FrameScores, last: int, *, sound: SoundFeatures | None = None
-) -> Opinions:
+def opinions_of(heads: TunedHeads, readings: FrameScores, last: int, *, sound: SoundFeatures | None = None) -> Opinions:
     """Return the opinions of frames 1 to ``last``, and on to the last with a face: smoothing looks beyond a list."""
     frames = np.unique(readings.frames)
     until = max(last, int(frames[-1])) if len(frames) else last

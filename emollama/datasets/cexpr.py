@@ -31,6 +31,14 @@ FRAME_COUNTS = (14_445, 24_915, 10_780, 10_637, 10_535, 10_112, 8_878)
 
 def read(data: Path) -> Iterator[aff_wild2.Stretch]:
     """Yield the stretches by video; raises `DatasetError` with file and line."""
+    path, rows = data / TRUTH, read_labels(data)
+    videos = aff_wild2.find_videos(data)
+    for video in sorted(rows):
+        yield from aff_wild2.cut(data, video, rows[video], videos=videos, where=str(path))
+
+
+def read_labels(data: Path) -> dict[str, dict[int, str]]:
+    """Return video -> frame number (from 1) -> label, without looking for videos or crops."""
     path = SOURCE.file(data / TRUTH, expected=f"your own labels in the format of a submission, header {HEADER[0]},...")
     rows: dict[str, dict[int, str]] = {}
     lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -51,9 +59,7 @@ def read(data: Path) -> Iterator[aff_wild2.Stretch]:
             raise SOURCE.error(f"{path}:{line}: frame {name!r} is there twice with two labels; keep one")
     if not rows:
         raise SOURCE.error(f"{path} holds no labelled frame")
-    videos = aff_wild2.find_videos(data)
-    for video in sorted(rows):
-        yield from aff_wild2.cut(data, video, rows[video], videos=videos, where=str(path))
+    return rows
 
 
 def prior_divergence(classes: np.ndarray) -> float:

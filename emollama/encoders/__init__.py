@@ -16,6 +16,7 @@ ENCODERS: Mapping[str, str] = MappingProxyType(
         "text": "emollama.encoders.text:TextEncoder",
         "video_mae": "emollama.encoders.video_mae:VideoMaeEncoder",
         "voice": "emollama.encoders.voice:VoiceEncoder",
+        "wav2vec2": "emollama.encoders.wav2vec2:Wav2Vec2Encoder",
         "whisper": "emollama.encoders.whisper:WhisperEncoder",
     }
 )

@@ -1,4 +1,4 @@
-"""Kept readings of frames, and of sound, -> the file of a submission, with trained heads or without (`emollama.abaw`)."""
+"""Kept readings of frames and of sound -> the file of a submission, with trained heads or without (`emollama.abaw`)."""
 
 from __future__ import annotations
 

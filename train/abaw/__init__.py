@@ -1,0 +1,1 @@
+"""Heads for ABAW's tasks on the kept readings of a face model, and of sound; see `train.recipes.abaw`."""
