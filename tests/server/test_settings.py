@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,15 @@ from server.models import ModelHost, ModelSpec, load_analyzer
 from server.settings import Settings
 
 SECRET = "whsec_" + "a2tr" * 8
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Take away what the command sets up for its process: it writes to a stream that is closed with the test."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
 
 
 def test_the_defaults_leave_no_hole() -> None:
@@ -102,6 +113,7 @@ def test_the_command_says_which_setting_is_wrong(monkeypatch: pytest.MonkeyPatch
     assert "setting max_seconds is '-1'" in result.output
 
 
+@pytest.mark.usefixtures("own_logging")
 def test_the_command_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     started: list[uvicorn.Config] = []
     monkeypatch.setattr(uvicorn.Server, "run", lambda self: started.append(self.config))
@@ -115,6 +127,7 @@ def test_the_command_hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert "warning" not in result.output
 
 
+@pytest.mark.usefixtures("own_logging")
 def test_listening_to_the_world_without_keys_must_be_meant(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit):
         server_config(Settings(host="0.0.0.0"))
