@@ -23,6 +23,8 @@ MER_6 = ("neutral", "anger", "happiness", "sadness", "worry", "surprise")
 AFFECTNET_8 = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 HSEMOTION_8 = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 ABAW_8 = ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise", "other")
+# Action units of the Facial Action Coding System that Aff-Wild2 is annotated with, in its order.
+ABAW_UNITS = ("AU1", "AU2", "AU4", "AU6", "AU7", "AU10", "AU12", "AU15", "AU23", "AU24", "AU25", "AU26")
 PLUTCHIK_8 = ("anger", "anticipation", "disgust", "fear", "joy", "sadness", "surprise", "trust")
 GOEMOTIONS_28 = (
     "admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion", "curiosity", "desire",

@@ -111,7 +111,11 @@ class FaceTrack:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceReadings:
-    """Expression of one track: ``times`` [T], ``probabilities`` [T, len(labels)], ``valence`` and ``arousal`` [T]."""
+    """Expression of one track: ``times`` [T], ``probabilities`` [T, len(labels)], ``valence`` and ``arousal`` [T].
+
+    Valence and arousal are not numbers where the model has none. ``units`` [T, len(action_units)] are the probabilities
+    of ``action_units``, where the model reads them.
+    """
 
     track_id: int
     times: np.ndarray
@@ -119,6 +123,8 @@ class FaceReadings:
     probabilities: np.ndarray
     valence: np.ndarray
     arousal: np.ndarray
+    action_units: tuple[str, ...] = ()
+    units: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

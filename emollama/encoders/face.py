@@ -2,7 +2,8 @@
 
 ``nano-face`` is a small residual network on 48x48 grey crops, trained here on FER+ (``train/recipes/face.py``), written
 plainly in torch so that reading a face imports nothing heavier. The others have the layout of the published HSEmotion
-models (EmotiEffLib) on timm backbones and take weights from a file; nothing is downloaded.
+models (EmotiEffLib), on timm backbones or those written here (`emollama.encoders.face_models`), and take weights from a
+file; nothing is downloaded.
 
 What it does not know: the valence and arousal of ``nano-face`` are learned from the expectation of the votes over
 ``labels.CIRCUMPLEX``; they are derived from expression classes, not from measured affect.
@@ -12,10 +13,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -24,8 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from emollama.encoders.face_models import DDAMFN, FACE_MODELS, MOBILE_FACE_NET, RESIDUAL, FaceModelConfig
+from emollama.encoders.frame_head import FrameHead
 from emollama.errors import CheckpointError, InputError, UnknownNameError
-from emollama.labels import HSEMOTION_8, NANO_LABELS
+from emollama.labels import ABAW_UNITS
 from emollama.types import FaceReadings, Features
 from emollama.watch import Check, unwatched
 
@@ -34,81 +36,24 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's convert("L")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FaceModelConfig:
-    """Shape of a face model. ``colour`` "grey" is standardised per crop, "imagenet" by the ImageNet mean and deviation.
-
-    ``widths`` and ``depths`` are channels and residual blocks of the four stages of backbone "residual"; timm backbones
-    ignore them. ``has_affect`` adds two outputs after the logits: valence, then arousal, unbounded.
-    """
-
-    backbone: str = "residual"
-    labels: tuple[str, ...] = NANO_LABELS
-    has_affect: bool = True
-    size: int = 48
-    colour: Literal["grey", "imagenet"] = "grey"
-    widths: tuple[int, ...] = (32, 64, 128, 256)
-    depths: tuple[int, ...] = (1, 2, 2, 2)
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.size < 16:
-            raise InputError(f"size is {self.size}; allowed: 16 or more", field="size")
-        if self.colour not in ("grey", "imagenet"):
-            raise InputError(f"colour is {self.colour!r}; allowed: grey, imagenet", field="colour")
-        if len(self.widths) != len(self.depths) or not self.widths:
-            raise InputError(f"widths {self.widths} and depths {self.depths} differ in length", field="widths")
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self.labels) + 2 * self.has_affect
-
-    def at_debug_size(self) -> FaceModelConfig:
-        """Return the same layout, small enough for a test: narrow stages, or a timm backbone on 64 pixels."""
-        if self.backbone == "residual":
-            return replace(self, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1))
-        return replace(self, size=64)
-
-    @classmethod
-    def from_json_dict(cls, document: Mapping[str, Any]) -> FaceModelConfig:
-        try:
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
-            return cls(**fields)
-        except TypeError as error:
-            raise CheckpointError(f"the face model's config does not fit: {error}") from error
-
-
-def _hsemotion(backbone: str, *, size: int = 224, has_affect: bool = False, drop: str = "") -> FaceModelConfig:
-    labels = tuple(label for label in HSEMOTION_8 if label != drop)
-    return FaceModelConfig(backbone=backbone, labels=labels, has_affect=has_affect, size=size, colour="imagenet")
-
-
-FACE_MODELS: Mapping[str, FaceModelConfig] = MappingProxyType(
-    {
-        "nano-face": FaceModelConfig(dropout=0.2),
-        "enet_b0_8": _hsemotion("tf_efficientnet_b0"),
-        "enet_b0_8_va_mtl": _hsemotion("tf_efficientnet_b0", has_affect=True),
-        "enet_b2_8": _hsemotion("tf_efficientnet_b2", size=260),
-        "enet_b2_7": _hsemotion("tf_efficientnet_b2", size=260, drop="contempt"),
-        "mobilevit_va_mtl": _hsemotion("mobilevitv2_150", has_affect=True),
-    }
-)
-
-
 class FaceOutput(NamedTuple):
-    """What a model says of B crops: ``embedding`` [B, D_e], ``logits`` [B, len(labels)], ``affect`` [B, 2] or None."""
+    """What a model says of B crops: ``embedding`` [B, D_e], ``logits`` [B, len(labels)], ``affect`` [B, 2] or None, and
+    logits ``units`` [B, len(action_units)] or None."""
 
     embedding: Tensor
     logits: Tensor
     affect: Tensor | None
+    units: Tensor | None = None
 
 
 class FaceRead(NamedTuple):
-    """The same for T crops in numpy: ``embedding`` [T, D_e], ``log_probabilities`` [T, len(labels)], ``va`` [T, 2]."""
+    """The same for T crops in numpy: ``embedding`` [T, D_e], ``log_probabilities`` [T, len(labels)], ``va`` [T, 2] (not
+    numbers where the model has none) and probabilities ``units`` [T, K] of the reader's action units, K maybe 0."""
 
     embedding: np.ndarray
     log_probabilities: np.ndarray
     va: np.ndarray
+    units: np.ndarray
 
 
 class _Block(nn.Module):
@@ -159,20 +104,13 @@ class ResidualNet(nn.Module):
 
 
 class FaceModel(nn.Module):
-    """A backbone and one linear head with the outputs [logits | valence, arousal]; inputs come from `preprocess`."""
+    """A backbone and one linear head, [expressions | valence, arousal | action units]; inputs are `preprocess`'s."""
 
     def __init__(self, config: FaceModelConfig) -> None:
         super().__init__()
         self.config = config
-        if config.backbone == "residual":
-            self.backbone: nn.Module = ResidualNet(widths=config.widths, depths=config.depths)
-            width = config.widths[-1]
-        else:
-            import timm  # about 1.5 s, and nano does not need it
-
-            channels = 1 if config.colour == "grey" else 3
-            self.backbone = timm.create_model(config.backbone, pretrained=False, num_classes=0, in_chans=channels)
-            width = cast(int, self.backbone.num_features)
+        self.backbone = _backbone(config)
+        width = cast(int, self.backbone.num_features)
         self.embedding_width = width
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(width, config.num_outputs)
@@ -183,9 +121,37 @@ class FaceModel(nn.Module):
 
     def judge(self, embedding: Tensor) -> FaceOutput:
         """Read the head off embeddings [B, D_e]."""
-        outputs = self.head(self.dropout(embedding))
-        n = len(self.config.labels)
-        return FaceOutput(embedding, outputs[:, :n], outputs[:, n:] if self.config.has_affect else None)
+        return split_outputs(self.config, embedding, self.head(self.dropout(embedding)))
+
+
+def split_outputs(config: FaceModelConfig, embedding: Tensor, outputs: Tensor) -> FaceOutput:
+    """Name the columns of ``outputs`` [B, num_outputs]."""
+    n = len(config.labels)
+    after = n + 2 * config.has_affect
+    return FaceOutput(
+        embedding,
+        outputs[:, :n],
+        outputs[:, n:after] if config.has_affect else None,
+        outputs[:, after:] if config.action_units else None,
+    )
+
+
+def _backbone(config: FaceModelConfig) -> nn.Module:
+    if config.backbone == RESIDUAL:
+        return ResidualNet(widths=config.widths, depths=config.depths)
+    if config.backbone == MOBILE_FACE_NET:
+        from emollama.encoders.mobilefacenet import MobileFaceNet
+
+        return MobileFaceNet()
+    if config.backbone == DDAMFN:
+        from emollama.encoders.ddamfn import Ddamfn
+
+        return Ddamfn()
+    import timm  # about 1.5 s, and nano does not need it
+
+    return cast(
+        nn.Module, timm.create_model(config.backbone, pretrained=False, num_classes=0, in_chans=config.channels)
+    )
 
 
 def standardise(grey: Tensor) -> Tensor:
@@ -214,24 +180,46 @@ def preprocess(crops: np.ndarray, config: FaceModelConfig) -> Tensor:
         )
     if config.colour == "grey":
         return standardise(pictures)
-    return imagenet_normalise(pictures)
+    return imagenet_normalise(pictures) if config.colour == "imagenet" else 2.0 * pictures - 1.0
 
 
 class FaceEncoder:
     """Reads a track's crops: expression, valence and arousal over time, and at most eight tokens for the backbone."""
 
-    def __init__(self, model: FaceModel, *, name: str, batch_size: int = 16, flip: bool = True) -> None:
+    def __init__(
+        self,
+        model: FaceModel,
+        *,
+        name: str,
+        batch_size: int = 16,
+        flip: bool = True,
+        unit_head: FrameHead | None = None,
+    ) -> None:
         self.model = model.eval().to(memory_format=torch.channels_last)  # about a seventh faster on a CPU
         self._backbone: Callable[[Tensor], Tensor] = model.backbone
-        self.config = model.config
-        self.name = name
-        self.batch_size = batch_size
-        self.flip = flip
+        self._set_up(model.config, name=name, batch_size=batch_size, flip=flip, unit_head=unit_head)
+
+    def _set_up(
+        self, config: FaceModelConfig, *, name: str, batch_size: int, flip: bool, unit_head: FrameHead | None
+    ) -> None:
+        """``unit_head`` reads action units off the embeddings of a model that has no outputs for them."""
+        self.config, self.name, self.batch_size, self.flip = config, name, batch_size, flip
+        self.unit_head = check_unit_head(unit_head, config, width=self.embedding_width)
+        self.action_units = config.action_units if unit_head is None else ABAW_UNITS
+
+    @property
+    def embedding_width(self) -> int:
+        return self.model.embedding_width
 
     @property
     def token_width(self) -> int:
         """Width of a token: the embedding, then the log-probabilities."""
-        return self.model.embedding_width + len(self.config.labels)
+        return self.embedding_width + len(self.config.labels)
+
+    def look(self, pictures: Tensor) -> FaceOutput:
+        """Return what the model says of pictures [B, C, S, S] of `preprocess`, wherever they lie."""
+        device = self.model.head.weight.device
+        return self.model.judge(self._backbone(pictures.to(device).contiguous(memory_format=torch.channels_last)))
 
     @classmethod
     def build(cls, name: str, *, debug: bool = False, **options: Any) -> FaceEncoder:
@@ -243,7 +231,10 @@ class FaceEncoder:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu", **options: Any) -> FaceEncoder:
-        """Load ``X.safetensors`` and the ``X.json`` beside it; a missing or left-over key raises `CheckpointError`."""
+        """Load ``X.safetensors`` and the ``X.json`` beside it; a missing or left-over key raises `CheckpointError`.
+
+        A head for action units (`FrameHead`) is taken along when it lies beside them as ``X.au.safetensors``.
+        """
         path = Path(path)
         try:
             document = json.loads(path.with_suffix(".json").read_text())
@@ -262,6 +253,7 @@ class FaceEncoder:
         except RuntimeError as error:
             raise CheckpointError(f"{path} does not fit its config: {error}") from error
         model.requires_grad_(False)
+        options.setdefault("unit_head", unit_head_beside(path))
         encoder = cls(model.to(device), name=document["name"], **options)
         if device == "cpu" and isinstance(model.backbone, ResidualNet):
             from emollama.encoders.folded import FoldedNet
@@ -289,31 +281,40 @@ class FaceEncoder:
 
         ``check`` is asked before every batch.
         """
-        width, n = self.model.embedding_width, len(self.config.labels)
+        width, n, k = self.embedding_width, len(self.config.labels), len(self.action_units)
         if not len(crops):
-            return FaceRead(*(np.zeros((0, k), np.float32) for k in (width, n, 2)))
-        device = self.model.head.weight.device
+            return FaceRead(*(np.zeros((0, columns), np.float32) for columns in (width, n, 2, k)))
         parts = []
         for start in range(0, len(crops), self.batch_size):
             check()
-            pictures = preprocess(crops[start : start + self.batch_size], self.config).to(device)
+            pictures = preprocess(crops[start : start + self.batch_size], self.config)
             count = len(pictures)
             if self.flip:
                 pictures = torch.cat((pictures, pictures.flip(3)))
-            output = self.model.judge(self._backbone(pictures.contiguous(memory_format=torch.channels_last)))
+            output = self.look(pictures)
             views = len(pictures) // count
             probabilities = output.logits.float().softmax(1).view(views, count, n).mean(0)
             affect = (
                 output.affect if output.affect is not None else output.logits.new_full((len(pictures), 2), torch.nan)
             )
+            embedding = output.embedding.float().view(views, count, width).mean(0)
+            units = self._units(output).view(-1, count, k).mean(0) if k else embedding.new_zeros((count, 0))
             parts.append(
                 (
-                    output.embedding.float().view(views, count, width).mean(0),
+                    embedding,
                     probabilities.clamp_min(1e-7).log(),
                     affect.float().view(views, count, 2).mean(0).clamp(-1.0, 1.0),
+                    units,
                 )
             )
         return FaceRead(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
+
+    def _units(self, output: FaceOutput) -> Tensor:
+        """Return the probabilities [B, K] of the action units."""
+        if self.unit_head is not None:
+            return torch.from_numpy(self.unit_head(output.embedding.float().cpu().numpy())).float()
+        assert output.units is not None
+        return output.units.float().sigmoid()
 
     def read(
         self, crops: np.ndarray, times: np.ndarray, track_id: int, *, check: Check = unwatched
@@ -322,7 +323,7 @@ class FaceEncoder:
         times = np.asarray(times, np.float64)
         if len(crops) != len(times) or not len(crops):
             raise InputError(f"a track of {len(crops)} crops and {len(times)} times cannot be read", field="crops")
-        embedding, log_probabilities, va = self.embed(crops, check=check)
+        embedding, log_probabilities, va, units = self.embed(crops, check=check)
         readings = FaceReadings(
             track_id=track_id,
             times=times,
@@ -330,9 +331,36 @@ class FaceEncoder:
             probabilities=np.exp(log_probabilities),
             valence=va[:, 0],
             arousal=va[:, 1],
+            action_units=self.action_units,
+            units=units if self.action_units else None,
         )
         tokens = pool_over_time(np.concatenate((embedding, log_probabilities), axis=1), times)
         return readings, Features(encoder=self.name, tokens=tokens)
+
+
+def unit_head_beside(path: Path) -> FrameHead | None:
+    """Read the head for action units ``X.au.safetensors`` beside a model ``X.*``, where there is one."""
+    place = path.with_name(f"{path.stem}.au.safetensors")
+    return FrameHead.load(place) if place.is_file() else None
+
+
+def check_unit_head(head: FrameHead | None, config: FaceModelConfig, *, width: int) -> FrameHead | None:
+    """Return a head that fits a model with embeddings of ``width``; raises `CheckpointError` for one that does not."""
+    if head is None:
+        return None
+    if head.task != "au" or head.reads != "embeddings":
+        raise CheckpointError(
+            f"a head for {head.task} on {head.reads} lies beside the face model; allowed: au on embeddings",
+            field="unit_head",
+        )
+    if head.weights[0].shape[1] != width:
+        raise CheckpointError(
+            f"the head for action units reads {head.weights[0].shape[1]} numbers; the model's embeddings have {width}",
+            field="unit_head",
+        )
+    if config.action_units:
+        raise CheckpointError("the face model has outputs for action units, and a head for them lies beside it")
+    return head
 
 
 def pool_over_time(values: np.ndarray, times: np.ndarray, *, max_tokens: int = MAX_TOKENS) -> np.ndarray:
