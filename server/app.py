@@ -23,7 +23,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from emollama import __version__
 from emollama.generate import Engine
 from server import errors
-from server.analyses.intake import Intake
+from server.analyses.intake import MAX_FIELD_BYTES, Intake
 from server.analyses.service import AnalysisService
 from server.auth import AuthMiddleware, KeyRing
 from server.chat.cache import ClipCache
@@ -138,7 +138,7 @@ def create_app(
         decoder = InProcess()
     if load is None:
         given = analyzer
-        load = AnalyzerLoader(device=settings.device) if given is None else lambda spec: given
+        load = AnalyzerLoader(device=settings.device, engine=settings.engine) if given is None else lambda spec: given
 
     def load_watched(spec: ModelSpec) -> Analyzing:
         loaded = load(spec)
@@ -208,13 +208,19 @@ def create_app(
         )
         app.state.bundle_inbox = Inbox(incoming, limits=bundle_limits, max_uploads=settings.max_uploads)
         app.state.idempotency = Idempotency(store)
+        analysis_limits = dataclasses.replace(
+            limits,
+            max_file_bytes=settings.analysis_max_bytes,
+            max_field_bytes=max(limits.max_field_bytes, MAX_FIELD_BYTES),
+            timeout_seconds=settings.analysis_upload_seconds,
+        )
         app.state.intake = Intake(
             incoming,
-            limits=limits,
+            limits=analysis_limits,
             max_uploads=settings.max_uploads,
             store=store,
             data=data,
-            fetcher=app.state.fetcher,
+            fetcher=Fetcher(settings.analysis_fetch_policy()),
         )
         analyses = AnalysisService(
             settings, store, data, models, gate=gate, decoder=decoding, metrics=app.state.metrics

@@ -7,6 +7,7 @@ asks nobody for a key until it is told to (``EMOLLAMA_AUTH``).
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import math
 import re
@@ -61,6 +62,11 @@ class Settings(BaseSettings):
         "nano", min_length=1, description="Model that answers when a request names none: a name, or a model's folder."
     )
     device: str = Field("cpu", min_length=1, description='Torch device, such as "cpu" or "cuda:0".')
+    engine: Literal["auto", "lean", "paged"] = Field(
+        "auto",
+        description="What decodes: our own runtime (lean), or transformers' continuous batching (paged), which is for "
+        "large presets on a GPU; auto is lean, because adapters share its weights.",
+    )
     adapters: Annotated[Mapping[str, Path], NoDecode] = Field(
         {}, description="LoRA adapters served beside the model, as name=folder pairs, comma-separated."
     )
@@ -126,7 +132,19 @@ class Settings(BaseSettings):
     analysis_queue_size: int = Field(
         100, ge=1, description="Clips of one owner that may wait at /v1/analyses; more are told to come back."
     )
-    analysis_timeout_seconds: float = Field(3600.0, gt=0, description="Time in which such a clip must be analysed.")
+    analysis_max_seconds: float = Field(
+        7200.0,
+        gt=0,
+        le=14_400,
+        description="Longest clip of /v1/analyses, in seconds; at most four hours.",
+    )
+    analysis_max_mb: float = Field(
+        2048.0, gt=0, description="Largest clip of /v1/analyses, in MiB; never less than EMOLLAMA_MAX_UPLOAD_MB."
+    )
+    analysis_upload_seconds: float = Field(
+        1800.0, gt=0, description="Time in which a clip for /v1/analyses must be received or fetched."
+    )
+    analysis_timeout_seconds: float = Field(7200.0, gt=0, description="Time in which such a clip must be analysed.")
     analysis_retention_days: float = Field(
         7.0, gt=0, description="Age at which results of /v1/analyses are deleted, unless the request says sooner."
     )
@@ -254,6 +272,10 @@ class Settings(BaseSettings):
         return int(self.max_upload_mb * _MEGABYTE)
 
     @property
+    def analysis_max_bytes(self) -> int:
+        return max(self.max_upload_bytes, int(self.analysis_max_mb * _MEGABYTE))
+
+    @property
     def chat_cache_bytes(self) -> int:
         return int(self.chat_cache_mb * _MEGABYTE)
 
@@ -297,6 +319,13 @@ class Settings(BaseSettings):
 
         return MediaLimits(max_bytes=self.max_upload_bytes, max_seconds=self.max_seconds)
 
+    def long_limits(self) -> MediaLimits:
+        """Return those of a clip that is read window by window."""
+        from emollama.media_windows import LONG_LIMITS
+
+        most = max(self.max_seconds, self.analysis_max_seconds)
+        return dataclasses.replace(LONG_LIMITS, max_bytes=self.analysis_max_bytes, max_seconds=most)
+
     def webhook_endpoint(self) -> Endpoint | None:
         """Return the operator's address for webhooks, if there is one."""
         if self.webhook_url is None or self.webhook_secret is None:
@@ -308,6 +337,7 @@ class Settings(BaseSettings):
         """Return what decoding one clip may cost under these settings."""
         return WorkerLimits(
             seconds=self.media_decode_seconds,
+            long_seconds=self.analysis_timeout_seconds,
             cpu_seconds=2 * math.ceil(self.media_decode_seconds),
             memory_bytes=self.media_memory_mb * _MEGABYTE,
         )
@@ -320,4 +350,10 @@ class Settings(BaseSettings):
             max_bytes=self.max_upload_bytes,
             max_fetches=self.max_uploads,
             total_seconds=self.media_fetch_seconds,
+        )
+
+    def analysis_fetch_policy(self) -> FetchPolicy:
+        """Return the same for clips that are analysed later, which may be larger and take longer to come."""
+        return dataclasses.replace(
+            self.fetch_policy(), max_bytes=self.analysis_max_bytes, total_seconds=self.analysis_upload_seconds
         )

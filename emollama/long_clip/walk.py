@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from emollama.analyze import Analyzer, Understanding
-from emollama.errors import CancelledError, DeadlineError
+from emollama.errors import CancelledError, DeadlineError, InputError
 from emollama.labels import parse_label_set
 from emollama.long_clip.analysis import LongAnalysis, WindowAnalysis
 from emollama.long_clip.clock import in_clock_times
@@ -37,6 +37,12 @@ _MAX_TRACKS = 4  # faces of a window that get a timeline, the main one among the
 _WHOLE_SHARE = 0.02  # of the progress
 
 
+def reads_long_clips(analyzer: Any) -> bool:
+    """Tell whether an analyzer can be asked for the windows of a clip: one in this process that reads as nano does."""
+    parts = getattr(analyzer, "parts", None)
+    return parts is not None and parts.senses is None
+
+
 def analyze_long(
     analyzer: Analyzer,
     source: LongSource,
@@ -49,6 +55,7 @@ def analyze_long(
     language: str | None = None,
     asr: str | None = None,
     rationales: bool = True,
+    timeline: bool = True,
     limits: MediaLimits = LONG_LIMITS,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -58,12 +65,16 @@ def analyze_long(
 
     ``source`` is a path, bytes, an open file, or windows that were decoded elsewhere. ``transcript`` may be words, the
     text of a subtitle file, or a `Transcript`; with times, words go to the windows in which they are said, without
-    they count for the whole alone. ``rationales=False`` leaves out the sentences about single windows, which take time.
+    they count for the whole alone. ``rationales=False`` leaves out the sentences about single windows, which take time,
+    ``timeline=False`` the timeline of the whole, for which other faces than the main one are read.
     ``progress`` hears how much is done, in [0, 1], rising. ``cancelled`` is asked several times a second; ``deadline``
     is a reading of `time.monotonic`.
 
-    Raises what `read_clip` and `Analyzer.analyze` raise, `CancelledError`, and `DeadlineError`.
+    Raises what `read_clip` and `Analyzer.analyze` raise, `CancelledError`, and `DeadlineError`; and `InputError` for a
+    large preset, whose encoders look at whole clips.
     """
+    if not reads_long_clips(analyzer):
+        raise InputError(f"model {analyzer.parts.name!r} reads no long clips; nano does", field="model")
     asked = None if labels is None else parse_label_set(labels)
     words = SpokenWords.given(transcript, language=language)
     watch = Watch(cancelled, deadline=deadline)
@@ -75,7 +86,10 @@ def analyze_long(
         )  # fmt: skip
     else:
         windows = cast("Iterable[ClipWindow]", source)
-    walk = _Walk(analyzer, words=words, asked=asked, language=language, asr=asr, rationales=rationales, watch=watch)
+    walk = _Walk(
+        analyzer, words=words, asked=asked, language=language, asr=asr, rationales=rationales, all_tracks=timeline,
+        watch=watch,
+    )  # fmt: skip
     tell = _Progress(progress)
     try:
         for window in windows:
@@ -84,7 +98,7 @@ def analyze_long(
             tell(window.share * (1 - _WHOLE_SHARE))
         answer = answer_whole(
             analyzer, walk.gathered, words=words, asked=asked, window_seconds=window_seconds,
-            name=name, timings=walk.timings, cancelled=_asker(watch),
+            name=name, timeline=timeline, timings=walk.timings, cancelled=_asker(watch),
         )  # fmt: skip
     except CancelledError:
         watch()  # a time that has passed is told as what it is
@@ -131,10 +145,11 @@ class _Walk:
         language: str | None,
         asr: str | None,
         rationales: bool,
+        all_tracks: bool,
         watch: Watch,
     ) -> None:
         self._words, self._asked, self._language, self._asr = words, asked, language, asr
-        self._rationales, self._cancelled = rationales, _asker(watch)
+        self._rationales, self._all_tracks, self._cancelled = rationales, all_tracks, _asker(watch)
         ears = analyzer.attachments.setdefault(_Ears, _Ears(analyzer))
         self._analyzer = Analyzer(
             replace(
@@ -189,7 +204,7 @@ class _Walk:
         if seen is None:
             kept.windows.append(kept.empty_window(window, self._asked or self._analyzer.labels))
             return
-        others = self._others(seen)
+        others = self._others(seen) if self._all_tracks else []
         main = seen.readings[0] if seen.readings else None
         if main is not None:
             kept.mains.append(main)

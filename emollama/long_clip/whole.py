@@ -143,6 +143,7 @@ def answer_whole(
     asked: tuple[str, ...] | None,
     window_seconds: float,
     name: str | None,
+    timeline: bool,
     timings: Mapping[str, float],
     cancelled: Callable[[], bool],
 ) -> LongAnalysis:
@@ -168,7 +169,7 @@ def answer_whole(
             seconds = by_label.get(window.emotion.label, 0.0) + window.end - window.start
             by_label[window.emotion.label] = round(seconds, 3)
     return LongAnalysis(
-        whole=whole.analysis(seen, rationale, warnings=extra, timings=told),
+        whole=whole.analysis(seen, rationale, timeline=timeline, warnings=extra, timings=told),
         window_seconds=window_seconds,
         windows=tuple(kept.windows),
         chapters=chapters,
@@ -306,7 +307,13 @@ class _Whole:
     # ---- putting together ----------------------------------------------------------------------------------------
 
     def analysis(
-        self, seen: Understanding, rationale: str, *, warnings: Sequence[str], timings: Mapping[str, float]
+        self,
+        seen: Understanding,
+        rationale: str,
+        *,
+        timeline: bool,
+        warnings: Sequence[str],
+        timings: Mapping[str, float],
     ) -> Analysis:
         """Return the ordinary analysis of the whole clip."""
         kept, parts = self._kept, self._analyzer.parts
@@ -325,7 +332,7 @@ class _Whole:
             rationale=rationale,
             evidence=seen.evidence,
             transcript=text,
-            timeline=self._timeline(),
+            timeline=self._timeline() if timeline else (),
             faces=self._faces(),
             modalities=ModalityUse(
                 visual=VisualUse(used=self.face is not None, frames=kept.num_frames, faces=len(kept.presence.by_track)),

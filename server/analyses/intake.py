@@ -28,12 +28,14 @@ from server.idempotency import fingerprint
 from server.ingest import Inbox, UploadedFile, UploadLimits, safe_name
 from server.layout import DataFolder
 from server.records import files
-from server.schemas.analyses import AnalysisIn
+from server.schemas.analyses import MAX_TRANSCRIPT_CHARS, AnalysisIn
 from server.scratch import Scratch
 from server.store import Store
 
 PURPOSES = frozenset({"vision", "user_data"})
-_MAX_JSON_BYTES = 256 * 1024
+# Room for the words of a long clip, which are the largest field.
+MAX_FIELD_BYTES = 4 * MAX_TRANSCRIPT_CHARS
+_MAX_JSON_BYTES = MAX_FIELD_BYTES + 64 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ class AnalysisService:
                 decoder=decoder,
                 metrics=metrics,
                 limits=settings.media_limits(),
+                long_limits=settings.long_limits(),
                 lease_seconds=settings.job_lease_seconds,
                 timeout_seconds=settings.analysis_timeout_seconds,
                 tells_operator=settings.webhook_url is not None,

@@ -1,5 +1,7 @@
 """Analyses one clip of the queue in the calling thread, and ends it: with its answer, an error, or nothing more to do.
 
+A clip over the ordinary length is read window by window (`server.analyses.long_clips`), any other as by `/analyze`.
+
 Other requests go first: a clip is begun when a place at the gate is free that nobody waits for, or when it has waited
 long enough. When the service stops, the clip goes back into its place in the queue. A clip that ended the whole process
 several times is not tried again.
@@ -20,19 +22,23 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from emollama.errors import BusyError, EmoLlamaError
+from emollama.errors import BusyError, EmoLlamaError, MediaLimitError
 from server.analyses import queue
+from server.analyses.long_clips import analyze_windows, is_long, require_reader
 from server.analyses.queue import Ending, Lease
 from server.errors import ApiError, from_library, without_paths
+from server.followed import wanted_by
 from server.gate import Gate
 from server.layout import DataFolder
 from server.leases import LeaseLostError
 from server.media_worker import Decoding
 from server.metrics import Metrics
 from server.models import ModelHost
+from server.schemas.analyze import MAX_TRANSCRIPT_CHARS
 from server.store import Store
 
 if TYPE_CHECKING:
+    from emollama.analyze import Analyzer
     from emollama.media import MediaLimits
     from emollama.stages import StageEvent
     from emollama.types import Analysis
@@ -49,7 +55,7 @@ _BEGINS_AT: Mapping[str, float] = {"decode": 0.0, "faces": 0.3, "judge": 0.6, "r
 
 @dataclass(frozen=True, kw_only=True)
 class Around:
-    """What the analyses of one process share."""
+    """What the analyses of one process share; ``limits`` are those of an ordinary clip, ``long_limits`` of any."""
 
     store: Store
     data: DataFolder
@@ -58,6 +64,7 @@ class Around:
     decoder: Decoding
     metrics: Metrics
     limits: MediaLimits
+    long_limits: MediaLimits
     lease_seconds: float
     timeout_seconds: float
     tells_operator: bool
@@ -149,18 +156,36 @@ class Worker:
             time.sleep(_LOADING_SECONDS)
 
     def _analyze(self, analyzer: Analyzing) -> dict[str, Any]:
+        around = self._around
+        path = around.data.analysis(self.id)
+        if not is_long(around.decoder, path, limits=around.limits, cancelled=self._must_end):
+            self._go_on()
+            try:
+                return self._analyze_whole(analyzer)
+            except MediaLimitError as exc:
+                if exc.limit != "max_seconds":  # some clips are longer than they declare
+                    raise
+        return self._analyze_long(require_reader(analyzer, limits=around.limits))
+
+    def _analyze_whole(self, analyzer: Analyzing) -> dict[str, Any]:
         around, record = self._around, self._record
         path, options = around.data.analysis(record.id), record.options
+        words = options.get("transcript")
+        if words is not None and len(words) > MAX_TRANSCRIPT_CHARS:
+            message = f"transcript has {len(words)} characters; allowed for so short a clip: {MAX_TRANSCRIPT_CHARS}"
+            raise ApiError("invalid_value", message, param="transcript")
         self._reach("decode")
         began = time.perf_counter()
-        clip = around.decoder.decode(path, name=record.filename, limits=around.limits, cancelled=self._must_end)
+        clip = around.decoder.decode(
+            path, name=record.filename, limits=around.limits, cancelled=self._must_end, follow_faces=wanted_by(analyzer)
+        )
         elsewhere_ms = None if clip is path else round((time.perf_counter() - began) * 1000, 2)
         self._go_on()
         labels = options.get("labels")
         events = analyzer.stages(
             clip,
             name=record.filename,
-            transcript=options.get("transcript"),
+            transcript=words,
             labels=None if labels is None else tuple(labels),
             language=options.get("language"),
             timeline=options.get("timeline", True),
@@ -172,6 +197,22 @@ class Worker:
             analysis = _with_decoding(analysis, elsewhere_ms)
         around.metrics.observe_stages(analysis.timings_ms)
         return analysis.to_json_dict()
+
+    def _analyze_long(self, analyzer: Analyzer) -> dict[str, Any]:
+        around, record = self._around, self._record
+        answer = analyze_windows(
+            analyzer, around.decoder, around.data.analysis(record.id), name=record.filename, options=record.options,
+            limits=around.long_limits, advance=self._advance, cancelled=self._must_end,
+        )  # fmt: skip
+        around.metrics.observe_stages(answer.whole.timings_ms)
+        return answer.to_json_dict()
+
+    def _advance(self, stage: str, progress: float) -> None:
+        """Write how far a long clip is; a database that is busy for a moment must not cost the work of an hour."""
+        try:
+            queue.advance(self._around.store, self.lease, stage=stage, progress=progress)
+        except SQLAlchemyError as exc:
+            logger.warning("progress was not written", extra={"fields": {"analysis": self.id}}, exc_info=exc)
 
     def _follow(self, events: Generator[StageEvent, None, None]) -> Analysis:
         """Write down which stage is reached while an analysis goes on, and return its answer."""

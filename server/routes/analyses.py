@@ -68,7 +68,7 @@ async def create_analysis(
 ) -> JSONResponse:
     """The clip is on the disk when the answer is sent, and survives the end of the service. It is deleted as soon as
     it has been analysed; the result is kept for a while."""
-    seconds = settings.upload_timeout_seconds + settings.media_fetch_seconds + _SLACK_SECONDS
+    seconds = settings.analysis_upload_seconds + _SLACK_SECONDS
     async with idempotency.claim(request, principal.owner, seconds=seconds) as claim:
         if not claim.is_replay:
             await asyncio.to_thread(service.require_room, principal.owner)

@@ -8,12 +8,13 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from emollama.errors import MediaLimitError
 from server.deadline import Deadline
 from server.deps import Analyzing, DecoderDep, GateDep, InboxDep, MetricsDep, ModelsDep, PrincipalDep, SettingsDep
 from server.errors import responses
@@ -104,8 +105,9 @@ class _Work:
 
     def whole(self, stop: Stop) -> tuple[bytes, dict[str, float]]:
         """Return the answer, and what its stages took in milliseconds."""
-        source, elsewhere_ms = self._decode(stop)
-        analysis = _with_decoding(self.analyzer.analyze(source, **self._options(stop)), elsewhere_ms)
+        with self._way_out():
+            source, elsewhere_ms = self._decode(stop)
+            analysis = _with_decoding(self.analyzer.analyze(source, **self._options(stop)), elsewhere_ms)
         document = json.dumps(analysis.to_json_dict(), ensure_ascii=False, allow_nan=False).encode()
         return document, dict(analysis.timings_ms)
 
@@ -113,15 +115,33 @@ class _Work:
         """Put the stages as they are reached, the last with the answer; return what `whole` does but the answer."""
         from emollama.stages import Done
 
-        source, elsewhere_ms = self._decode(stop)
         timings: dict[str, float] = {}
-        with contextlib.closing(self.analyzer.stages(source, **self._options(stop))) as events:
-            for event in events:
-                if isinstance(event, Done):
-                    event = Done(analysis=_with_decoding(event.analysis, elsewhere_ms))
-                    timings = dict(event.analysis.timings_ms)
-                put(told(event))
+        with self._way_out():
+            source, elsewhere_ms = self._decode(stop)
+            with contextlib.closing(self.analyzer.stages(source, **self._options(stop))) as events:
+                for event in events:
+                    if isinstance(event, Done):
+                        event = Done(analysis=_with_decoding(event.analysis, elsewhere_ms))
+                        timings = dict(event.analysis.timings_ms)
+                    put(told(event))
         return b"", timings
+
+    @contextlib.contextmanager
+    def _way_out(self) -> Iterator[None]:
+        """Tell whoever sent too long a clip which route takes it, where one does."""
+        try:
+            yield
+        except MediaLimitError as exc:
+            longest = self.settings.long_limits().max_seconds
+            if exc.limit != "max_seconds" or longest <= self.settings.max_seconds or not self._reads_long_clips():
+                raise
+            message = f"{exc}; POST /v1/analyses takes clips of up to {longest:g} s"
+            raise MediaLimitError(message, field=exc.field, limit=exc.limit) from exc
+
+    def _reads_long_clips(self) -> bool:
+        from emollama.long_clip import reads_long_clips
+
+        return reads_long_clips(self.analyzer)
 
     def _decode(self, stop: Stop) -> tuple[Any, float | None]:
         """Return the clip and what decoding it elsewhere took; or the file itself, for the analyzer to decode."""

@@ -82,7 +82,7 @@ def _keep(
     if form.purpose == "fine-tune":
         kind = _kind_of_bundle(upload)
     else:
-        kind = _kind_of_clip(upload, settings.max_upload_bytes)
+        kind = _kind_of_clip(upload, settings.analysis_max_bytes)
     now = time.time()
     seconds = form.expires_seconds or settings.file_expire_seconds
     record = FileRecord(
@@ -116,9 +116,9 @@ def _kind_of_bundle(upload: Upload) -> str:
 
 
 def _kind_of_clip(upload: Upload, max_bytes: int) -> str:
-    """Return what a clip to chat about is, told from its first bytes."""
+    """Return what a clip is, told from its first bytes; who reads it may want a smaller one."""
     if upload.file.num_bytes > max_bytes:
-        message = f"a clip to chat about may have {max_bytes / 2**20:g} MiB"
+        message = f"a clip may have {max_bytes / 2**20:g} MiB"
         raise ApiError("file_too_large", message, param="file")
     with upload.file.path.open("rb") as file:
         return sniff(file.read(HEAD_BYTES)).family

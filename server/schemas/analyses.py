@@ -18,11 +18,14 @@ from server.schemas.analysis import AnalysisOut
 from server.schemas.analyze import REQUEST_BODY as ANALYZE_BODY
 from server.schemas.analyze import AnalyzeForm
 from server.schemas.fine_tuning import MetadataKey, MetadataValue
+from server.schemas.long_clip import ChapterOut, TurningPointOut, WindowOut
 from server.signing import is_secret
 
 MIN_RETENTION_SECONDS = 60
 # How long a result that is not to be stored can be read.
 UNSTORED_SECONDS = 600.0
+# Of a clip of any length; one of ordinary length may have as many as at `/analyze`.
+MAX_TRANSCRIPT_CHARS = 200_000
 _OPTIONS = ("transcript", "labels", "language", "model", "timeline")
 _MAX_URL_CHARS = 2048
 
@@ -38,7 +41,11 @@ class AnalysisIn(BaseModel):
     url: str | None = Field(
         None, max_length=4096, description="Address of a clip, on a host that the service fetches from."
     )
-    transcript: str | None = Field(None, description="The words that are spoken, when they are known.")
+    transcript: str | None = Field(
+        None,
+        max_length=MAX_TRANSCRIPT_CHARS,
+        description="The words that are spoken, when they are known; of a long clip best as the text of its subtitles.",
+    )
     labels: str | None = Field(None, description="The labels to choose from, as for `/analyze`; a list will do, too.")
     language: str | None = Field(None, description="Language that is spoken, such as en or pt-BR.")
     model: str | None = Field(None, max_length=200, description="A name from `GET /v1/models`.")
@@ -123,10 +130,11 @@ class AnalysisIn(BaseModel):
         fields = {
             name: str(value).lower() if name == "timeline" else value
             for name, value in given.items()
-            if value is not None
+            if value is not None and name != "transcript"
         }
         form = AnalyzeForm.from_fields(fields)
         chosen = {name: getattr(form, name) for name in _OPTIONS}
+        chosen["transcript"] = (self.transcript or "").strip() or None
         if form.labels is not None:
             chosen["labels"] = list(form.labels)
         return chosen
@@ -162,7 +170,10 @@ class AnalysisSummaryOut(BaseModel):
     id: str
     object: Literal["analysis"] = "analysis"
     status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
-    stage: str | None = Field(description="What is being done: `decode`, `faces`, `judge` or `rationale`; else null.")
+    stage: str | None = Field(
+        description="What is being done: `decode`, `faces`, `judge` or `rationale`, with a long clip `windows` or "
+        "`whole`; else null."
+    )
     progress: Annotated[float, Field(ge=0, le=1)]
     created_at: int = Field(description="Unix seconds.")
     started_at: int | None
@@ -198,20 +209,49 @@ class AnalysisSummaryOut(BaseModel):
         return cls.model_validate(cls.values_of(record))
 
 
+class ClipResultOut(AnalysisOut):
+    """What `/analyze` answers about a clip."""
+
+    model_config = ConfigDict(title="ClipResult")
+
+    kind: Literal["clip"]
+
+
+class LongClipResultOut(AnalysisOut):
+    """The same about the whole of a long clip, and what was read window by window."""
+
+    model_config = ConfigDict(title="LongClipResult")
+
+    kind: Literal["long_clip"]
+    window_seconds: float = Field(description="Length of a window; the last one may be up to a second longer.")
+    course: str = Field(description="The chapters in words.")
+    chapters: list[ChapterOut]
+    turning_points: list[TurningPointOut]
+    time_by_label: dict[str, float] = Field(description="Seconds of the windows by their label.")
+    windows: list[WindowOut]
+    sha256: str | None = Field(description="Of the file.")
+
+
 class AnalysisTaskOut(AnalysisSummaryOut):
     """An analysis and, when it has succeeded, its result."""
 
     model_config = ConfigDict(title="AnalysisTask")
 
-    result: AnalysisOut | None = Field(description="What `/analyze` answers; null until the analysis has succeeded.")
+    result: Annotated[ClipResultOut | LongClipResultOut, Field(discriminator="kind")] | None = Field(
+        description="What was found, by its `kind`: `clip`, or `long_clip` for one over the length or size that "
+        "`/analyze` takes; null until the analysis has succeeded."
+    )
 
 
 def document_of(record: AnalysisRecord) -> dict[str, Any]:
     """Return an analysis with its result as it goes over the wire.
 
-    The result is what the library gave, which `AnalysisOut` describes; it is not built anew for being sent.
+    The result is what the library gave, and its kind, which shows in its fields; it is not built anew for being sent.
     """
-    result = None if record.result is None else json.loads(record.result)
+    result = None
+    if record.result is not None:
+        found = json.loads(record.result)
+        result = {"kind": "long_clip" if "windows" in found else "clip", **found}
     return {**AnalysisSummaryOut.values_of(record), "result": result}
 
 
@@ -258,7 +298,7 @@ DONE_EXAMPLE: dict[str, Any] = {
     "started_at": 1795300002,
     "finished_at": 1795300004,
     "expires_at": 1795904804,
-    "result": RESULT_EXAMPLE,
+    "result": {"kind": "clip", **RESULT_EXAMPLE},
 }
 
 
@@ -280,6 +320,10 @@ def _form() -> dict[str, Any]:
     for name in ("metadata", "webhook_url", "webhook_secret", "store", "retention_seconds"):
         description = AnalysisIn.model_fields[name].description
         properties[name] = {**kinds.get(name, {"type": "string"}), "description": description}
+    properties["transcript"] = {
+        "type": "string", "maxLength": MAX_TRANSCRIPT_CHARS,
+        "description": AnalysisIn.model_fields["transcript"].description,
+    }  # fmt: skip
     properties["metadata"]["description"] = "Words of your own: a JSON object of at most 16 texts."
     return {"type": "object", "required": ["file"], "additionalProperties": False, "properties": properties}
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from emollama.errors import BusyError
+from emollama.media import MediaLimits
+from emollama.media_windows import LONG_LIMITS
 from server.analyses import queue
 from server.analyses.janitor import DELIVERIES_SECONDS, ORPHAN_AFTER_SECONDS, Janitor
 from server.analyses.queue import Ending
@@ -113,8 +115,8 @@ def around(store: Store, data: DataFolder, analyzer: Any, now: float) -> Around:
     live = Live(running=lambda: 0, waiting=lambda: 0, models=lambda: 1, jobs=dict)
     return Around(
         store=store, data=data, models=models, gate=Gate(concurrency=1, queue_size=0), decoder=InProcess(),
-        metrics=Metrics(live), limits=None, lease_seconds=10, timeout_seconds=60, tells_operator=False,
-        clock=lambda: now,
+        metrics=Metrics(live), limits=MediaLimits(), long_limits=LONG_LIMITS, lease_seconds=10, timeout_seconds=60,
+        tells_operator=False, clock=lambda: now,
     )  # fmt: skip
 
 

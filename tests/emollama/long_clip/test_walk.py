@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from emollama.errors import CancelledError, DeadlineError, InputError
-from emollama.long_clip import analyze_long
+from emollama.long_clip import analyze_long, reads_long_clips
 from emollama.long_clip.analysis import WRITERS
 from emollama.types import Transcript
 
@@ -200,6 +200,40 @@ def test_what_can_be_written(painted, film):
     rows = list(csv.DictReader(io.StringIO(WRITERS["windows.csv"](found))))
     assert [row["label"] for row in rows] == ["sadness", "sadness", "happiness", "happiness"]
     assert float(rows[3]["score_happiness"]) > 0.5
+
+
+def test_without_a_timeline_only_the_main_face_is_read_and_the_rest_of_the_answer_is_the_same(painted, film):
+    def scene(t):
+        return [(1, "sadness" if t < 14 else "happiness", 5), *([(2, "anger", 60)] if t < 7 else [])]
+
+    class Noting(type(painted().parts.face)):
+        def read(self, crops, times, track_id, **options):
+            read.add(track_id)
+            return super().read(crops, times, track_id, **options)
+
+    read = set()
+    whole = analyze_long(painted(face=Noting()), film(scene, 30.0), window_seconds=10.0)
+    assert read == {0, 1}
+    assert {segment.track for segment in whole.whole.timeline} == {0, 1}
+    read.clear()
+    brief = analyze_long(painted(face=Noting()), film(scene, 30.0), window_seconds=10.0, timeline=False)
+    assert read == {0}
+    assert brief.whole.timeline == ()
+    assert brief.whole.emotion == whole.whole.emotion
+    assert (brief.windows, brief.chapters, brief.turning_points) == (
+        whole.windows,
+        whole.chapters,
+        whole.turning_points,
+    )
+    assert brief.whole.faces == whole.whole.faces
+
+
+def test_a_preset_that_looks_at_whole_clips_is_refused(painted, film):
+    with pytest.raises(InputError, match="'painted' reads no long clips; nano does"):
+        analyze_long(painted(senses=object()), film(sad_then_happy(5.0), 20.0))
+    assert not reads_long_clips(painted(senses=object()))
+    assert reads_long_clips(painted())
+    assert not reads_long_clips(object())
 
 
 def test_a_file_is_read_by_itself(painted, long_video, tmp_path):

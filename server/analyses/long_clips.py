@@ -1,0 +1,99 @@
+"""A clip of the queue that is over the length of an ordinary one: read window by window, and judged as a whole.
+
+The windows come from the decoder one at a time, so what is held is one window and what was made of the others
+(`emollama.long_clip`). Progress is that of the windows; what is not written down of it is lost and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from emollama.errors import MediaError
+from server.errors import ApiError
+from server.media_worker import Decoding
+
+if TYPE_CHECKING:
+    from emollama.analyze import Analyzer
+    from emollama.long_clip import LongAnalysis
+    from emollama.media import MediaLimits
+    from emollama.media_windows import ClipWindow
+    from server.deps import Analyzing
+
+logger = logging.getLogger("server.analyses")
+
+_WHOLE_BEGINS_AT = 0.98  # of the progress
+
+
+def is_long(decoder: Decoding, path: Path, *, limits: MediaLimits, cancelled: Callable[[], bool]) -> bool:
+    """Tell whether a clip is over the limits of an ordinary one, by its size or the length that it declares."""
+    if path.stat().st_size > limits.max_bytes:
+        return True
+    try:
+        seconds = decoder.length(path, cancelled=cancelled)
+    except MediaError:  # what is wrong with it is for whoever decodes it to say
+        return False
+    return seconds is not None and seconds > limits.max_seconds
+
+
+def require_reader(analyzer: Analyzing, *, limits: MediaLimits) -> Analyzer:
+    """Return the analyzer as one that reads long clips, or raise `ApiError`; ``limits`` are those of an ordinary clip.
+
+    A model on a cluster, and a large preset, look at whole clips only.
+    """
+    from emollama.long_clip import reads_long_clips
+
+    if reads_long_clips(analyzer):
+        return cast("Analyzer", analyzer)
+    message = (
+        f"the clip is over {limits.max_seconds:g} s or {limits.max_bytes / 2**20:g} MiB, and this model reads no such "
+        "clips: it runs on a cluster, or looks at whole clips; send shorter pieces, or ask a service that runs nano"
+    )
+    raise ApiError("media_limit_exceeded", message, param="file")
+
+
+def analyze_windows(
+    analyzer: Analyzer,
+    decoder: Decoding,
+    path: Path,
+    *,
+    name: str,
+    options: Mapping[str, Any],
+    limits: MediaLimits,
+    advance: Callable[[str, float], None],
+    cancelled: Callable[[], bool],
+) -> LongAnalysis:
+    """Analyse a long clip with the options of a request; ``advance`` hears the stage and the progress in [0, 1].
+
+    Raises what `emollama.long_clip.analyze_long` raises.
+    """
+    from emollama.long_clip import analyze_long
+    from emollama.media_windows import LONG_FPS, WINDOW_SECONDS
+
+    labels = options.get("labels")
+    advance("windows", 0.0)
+    decoded = decoder.windows(
+        path, name=name, seconds=WINDOW_SECONDS, fps=LONG_FPS, limits=limits, cancelled=cancelled
+    )  # fmt: skip
+    with contextlib.closing(_told(decoded, advance)) as windows:
+        return analyze_long(
+            analyzer,
+            windows,
+            name=name,
+            window_seconds=WINDOW_SECONDS,
+            transcript=options.get("transcript"),
+            labels=None if labels is None else tuple(labels),
+            language=options.get("language"),
+            timeline=options.get("timeline", True),
+            progress=lambda share: advance("windows", share) if share < 1.0 else None,
+            cancelled=cancelled,
+        )
+
+
+def _told(windows: Iterator[ClipWindow], advance: Callable[[str, float], None]) -> Generator[ClipWindow, None, None]:
+    """Pass windows on, and tell when there are no more and the whole is judged; closing this closes ``windows``."""
+    yield from windows
+    advance("whole", _WHOLE_BEGINS_AT)
