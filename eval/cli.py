@@ -383,14 +383,19 @@ def read_crops(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for <video>.safetensors; those there stay.")],
     batch_size: Annotated[int, typer.Option(help="Pictures in a batch.")] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    sparse: Annotated[
+        Path | None, typer.Option(help="Heads with an adaptive frame rate: only the crops that it asks for are read.")
+    ] = None,
 ) -> None:
     """Read every crop of every video with a face model, and keep scores and embeddings for heads and submissions."""
     with _errors_in_one_line():
+        from emollama.abaw.heads import TunedHeads
         from emollama.encoders.face import FaceEncoder
         from eval.submissions.read_crops import read_folder
 
         encoder = FaceEncoder.load(model, device=device, batch_size=batch_size, flip=False)
-        for video, count in read_folder(encoder, crops, output):
+        heads = None if sparse is None else TunedHeads.load(sparse)
+        for video, count in read_folder(encoder, crops, output, heads=heads):
             typer.echo(f"{video}: {count} faces")
 
 

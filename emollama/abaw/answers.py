@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -106,13 +107,16 @@ def answer_frames(
             continue
         series[video] = plan.smooth(mixed)[: last[video]]
         if plan.rate is not None and len(readings[video].frames):
-            followed = follow(plan.rate, last[video], _Looked(heads, readings[video]))
+            followed = follow(plan.rate, last[video], partial(face_opinion, heads, readings[video]))
             num_read, num_frames = num_read + int(followed.read.sum()), num_frames + last[video]
-            seldom = np.where(np.isnan(followed.values), plan.smooth(_face(each, plan))[: last[video]], followed.values)
-            sound = None if each.sound is None else plan.smooth(each.sound)[: last[video]]
-            both = mix(sound, seldom, plan.sound)
-            assert both is not None
-            series[video] = both
+            decided = np.flatnonzero(followed.levels >= 0)
+            if len(decided):
+                # Far from any face the nearest decisions hold, so that a frame that was not read never counts.
+                seldom = dense(decided + 1, followed.values[decided], until=last[video])
+                sound = None if each.sound is None else plan.smooth(each.sound)[: last[video]]
+                both = mix(sound, seldom, plan.sound)
+                assert both is not None
+                series[video] = both
     if not series:
         raise InputError("no listed video has a frame with a face or any sound", field="scores")
     mean = np.concatenate(list(series.values())).mean(axis=0)
@@ -175,6 +179,17 @@ def frame_opinions(heads: TunedHeads, readings: FrameScores) -> tuple[np.ndarray
     return head, own
 
 
+def face_opinion(heads: TunedHeads, readings: FrameScores, wanted: np.ndarray) -> np.ndarray:
+    """Return what head and pre-trained model think [M, K] of frames ``wanted`` [M]; NaN where there is no face."""
+    values = mix(*frame_opinions(heads, readings), heads.plan.head)
+    if values is None:
+        columns = {"expr": len(ABAW_8), "va": 2, "au": 12, "ce": len(cexpr.COMPOUNDS)}[heads.task]
+        return np.full((len(wanted), columns), np.nan)
+    frames = np.unique(readings.frames)
+    places = np.minimum(np.searchsorted(frames, wanted), len(frames) - 1)
+    return np.where((frames[places] == wanted)[:, None], values[places], np.nan)
+
+
 def answer_clips(
     heads: TunedHeads,
     readings: Mapping[str, FrameScores],
@@ -233,24 +248,3 @@ def smoothed_by(heads: TunedHeads, half_width: int) -> TunedHeads:
 def _of_task(task: str, values: np.ndarray) -> np.ndarray:
     """Probabilities [N, 8] of a head of ``expr`` as those [N, 7] of compounds; for other tasks as they are."""
     return values[:, _COMPOUND_OF_ABAW].mean(axis=2) if task == "ce" else values
-
-
-def _face(opinions: Opinions, plan: Plan) -> np.ndarray:
-    face = mix(opinions.head, opinions.own, plan.head)
-    assert face is not None
-    return face
-
-
-class _Looked:
-    """Looks up the frames of a video that an adaptive rate asks for; of those without a face a row of NaN."""
-
-    def __init__(self, heads: TunedHeads, readings: FrameScores) -> None:
-        self.frames = np.unique(readings.frames)
-        self.values = mix(*frame_opinions(heads, readings), heads.plan.head)
-
-    def __call__(self, wanted: np.ndarray) -> np.ndarray:
-        assert self.values is not None
-        places = np.minimum(np.searchsorted(self.frames, wanted), len(self.frames) - 1)
-        found = self.values[places].astype(np.float64)
-        found[self.frames[places] != wanted] = np.nan
-        return found
