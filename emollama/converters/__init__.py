@@ -1,7 +1,8 @@
 """Published checkpoints that are pickles -> folders that this project loads.
 
 A converter accounts for every key of its file: it becomes a tensor of ours, is known to be dead and dropped by name, or
-is an error. Pickles are opened here and nowhere else, by torch's reader of tensors alone, which runs no code.
+is an error. Pickles are opened here and nowhere else, by torch's reader of tensors alone or by one that imports no name
+(`pickled_module`); neither runs code.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ CONVERTERS: Mapping[str, str] = MappingProxyType(
         "emotion-llama": "emollama.converters.emotion_llama:convert_emotion_llama",
         "eva-clip-g": "emollama.converters.vision:convert_eva",
         "face-mae": "emollama.converters.vision:convert_face_mae",
+        "hsemotion": "emollama.converters.hsemotion:convert_hsemotion",
         "video-mae": "emollama.converters.vision:convert_video_mae",
     }
 )

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def convert(
-    name: Annotated[str, typer.Argument(help="emotion-llama, eva-clip-g, face-mae or video-mae.")],
-    checkpoint: Annotated[Path, typer.Argument(help="The published file (.pth).")],
+    name: Annotated[str, typer.Argument(help="emotion-llama, eva-clip-g, face-mae, hsemotion or video-mae.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The published file (.pth, .pt).")],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
     layout: Annotated[
         str | None,
@@ -24,6 +24,9 @@ def convert(
     ] = None,
     backbone: Annotated[
         Path | None, typer.Option(help="emotion-llama: the folder of Llama-2-7b-chat (default: the cache).")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="hsemotion: which model it is (default: what the file is called).")
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Read the sizes of the preset's debug build.")] = False,
     keys: Annotated[bool, typer.Option("--keys", help="Show every key, not only the groups.")] = False,
@@ -38,6 +41,10 @@ def convert(
         options |= {"layout": layout or "train", "backbone": backbone}
     elif layout is not None or backbone is not None:
         raise InputError(f"--layout and --backbone belong to emotion-llama, not to {name}", field="layout")
+    if name == "hsemotion":
+        options["model"] = model
+    elif model is not None:
+        raise InputError(f"--model belongs to hsemotion, not to {name}", field="model")
     module, function = CONVERTERS[name].split(":")
     _show(getattr(import_module(module), function)(checkpoint, out, **options), out, every=keys)
 

@@ -25,7 +25,7 @@ FORMAT = 1
 Fate = Literal["kept", "dropped", "confirmed"]
 _LISTED = 12
 # What training scripts keep beside the weights; none of it is read.
-_BESIDE = ("optimizer", "config", "scaler", "epoch", "args", "iteration")
+_BESIDE = ("optimizer", "config", "scaler", "epoch", "args", "iteration", "iter", "optimizer_state_dict")
 
 
 @dataclass(frozen=True, kw_only=True)

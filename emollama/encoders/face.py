@@ -261,11 +261,13 @@ class FaceEncoder:
             encoder._backbone = FoldedNet(model.backbone)  # the weights do not change from here on
         return encoder
 
-    def save(self, path: str | Path, *, figures: Mapping[str, float] | None = None) -> None:
-        """Write weights in half precision, biases and norms as they are, and the config."""
+    def save(
+        self, path: str | Path, *, figures: Mapping[str, float] | None = None, dtype: torch.dtype = torch.float16
+    ) -> None:
+        """Write weights in ``dtype``, biases and norms as they are, and the config."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = {k: v.half().contiguous() if v.ndim >= 2 else v for k, v in self.model.state_dict().items()}
+        state = {k: v.to(dtype).contiguous() if v.ndim >= 2 else v for k, v in self.model.state_dict().items()}
         save_file(state, path)
         document = {
             "name": self.name,
