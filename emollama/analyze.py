@@ -76,8 +76,8 @@ class Analyzer:
     ) -> Analyzer:
         """Load a model by its name in the table of models, or from a folder, with its own or another LoRA adapter.
 
-        ``engine`` is for the large presets: "lean", "paged", or "auto", and so is ``bases``, through which several
-        adapters share what lies under them (`emollama.preset_parts`).
+        ``engine`` "lean" is our own, which every model has; the large presets have "paged", too, and "auto" chooses.
+        Through ``bases`` several adapters of a preset share what lies under them (`emollama.preset_parts`).
         """
         from emollama.assemble import load_parts
 
@@ -86,8 +86,8 @@ class Analyzer:
 
             if is_preset(model):
                 return cls(load_preset_parts(model, adapter=adapter, device=device, engine=engine, bases=bases))
-        if engine != "auto":
-            raise InputError(f"engine is {engine!r}; allowed for this model: auto", field="engine")
+        if engine not in ("auto", "lean"):
+            raise InputError(f"engine is {engine!r}; allowed for this model: auto, lean", field="engine")
         return cls(load_parts(model, adapter=adapter, device=device))
 
     # ---- analysing -----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from emollama import evidence as ev
 from emollama.analyze import Understanding
+from emollama.chat_engines import chat_engine_of
 from emollama.errors import CancelledError, InputError
 from emollama.json_answers import Facts, Piece, first_document, pieces_of
 from emollama.labels import parse_label_set
@@ -33,6 +34,7 @@ from emollama.reply_text import ReplyText
 if TYPE_CHECKING:
     from emollama.analyze import Analyzer
     from emollama.media import MediaLimits
+    from emollama.paged_parts import Prompts
     from emollama.runtime import Prefix, Sampling
     from emollama.types import Clip, Transcript
 
@@ -51,7 +53,7 @@ class Reading:
     """A clip that was read once. ``prefix`` is None when there was nothing to judge; ``ms`` is what reading it took."""
 
     seen: Understanding
-    prefix: Prefix | None
+    prefix: Prefix | Prompts | None
     ms: Mapping[str, float]
 
     @property
@@ -64,7 +66,7 @@ class Reading:
         """About how much memory it takes."""
         held = sum(tokens.nbytes for tokens in self.seen.features.values())
         if self.prefix is not None:
-            held += self.prefix.cache.num_bytes + self.prefix.hidden.numel() * self.prefix.hidden.element_size()
+            held += self.prefix.num_bytes
         words = self.seen.transcript
         return held + 16_384 + (0 if words is None else 4 * len(words.text))
 
@@ -126,7 +128,7 @@ class Asked:
 
     reading: Reading
     question: str
-    prefix: Prefix | None
+    prefix: Prefix | Prompts | None
     num_tokens: int
     num_dropped: int
     pieces: tuple[Piece, ...] | None
@@ -137,19 +139,17 @@ class Conversation:
     """Answers questions about clips with an analyzer's parts. May be called from several threads at once."""
 
     def __init__(self, analyzer: Analyzer, *, max_rows: int = 8, max_waiting: int = 256) -> None:
-        from emollama.assemble import RuntimeEngine
-        from emollama.generate import Engine
-
-        engine = analyzer.parts.engine
-        if not isinstance(engine, RuntimeEngine):
-            raise InputError("this model's engine cannot chat", field="model")
         self.analyzer = analyzer
-        self._runtime = engine.runtime
-        self._engine = Engine(engine.runtime, max_rows=max_rows, max_waiting=max_waiting)
+        self._chat = chat_engine_of(analyzer.parts.engine, max_rows=max_rows, max_waiting=max_waiting)
+        self._engine = self._chat.replies
         self._renderer = analyzer.parts.renderer
         added = self._renderer.tokenizer.get_added_tokens_decoder()
         self._markers = frozenset(token_id for token_id, token in added.items() if token.special)
-        self._lock = threading.Lock()
+
+    @property
+    def takes_seeds(self) -> bool:
+        """Whether a reply that is drawn can be drawn again by its seed."""
+        return self._chat.takes_seeds
 
     # ---- reading --------------------------------------------------------------------------------------------------
 
@@ -164,13 +164,8 @@ class Conversation:
     ) -> Reading:
         """Decode and encode a clip once; raises as `Analyzer.understand` does."""
         seen = self.analyzer.understand(source, name=name, transcript=transcript, limits=limits, cancelled=cancelled)
-        prefix = None
-        if seen.prefix is not None:
-            from emollama.runtime import Prefix as Computed
-
-            # The other rows are the modalities by themselves; questions branch off the first.
-            cache = seen.prefix.cache.fork([0], capacity=seen.prefix.lengths[0])
-            prefix = Computed(cache, seen.prefix.hidden[:1].clone())
+        # The other rows are the modalities by themselves; questions branch off the first.
+        prefix = None if seen.prefix is None else self._chat.keep(seen.prefix)
         clip = dataclasses.replace(seen.clip, frames=None, audio=None)
         slim = dataclasses.replace(seen, clip=clip, tracks=(), readings=(), prefix=None)
         return Reading(seen=slim, prefix=prefix, ms=dict(seen.timings_ms))
@@ -182,7 +177,8 @@ class Conversation:
     ) -> Asked:
         """Compute the prompt of a question. What does not fit is left out from the earliest turn on.
 
-        Raises `InputError` for a question that is too long and for a schema that cannot be answered.
+        Raises `InputError` for a question that is too long, for a schema that cannot be answered, and for an option
+        that the model's engine does not have.
         """
         started = time.perf_counter()
         options = options or ReplyOptions()
@@ -191,6 +187,7 @@ class Conversation:
             raise InputError(
                 f"the question has {len(question)} characters; allowed: {MAX_QUESTION_CHARACTERS}", field="messages"
             )
+        self._chat.check(options)
         pieces = self._pieces(reading, options.form)
         prefix, dropped, num_tokens = reading.prefix, 0, 0
         if prefix is not None:
@@ -199,15 +196,14 @@ class Conversation:
             assert label is not None
             marker = self._renderer.token_id("<|label|>")
             kept = [(turn.question, turn.answer[:MAX_ANSWER_CHARACTERS]) for turn in turns]
-            room = self._runtime.backbone.shape.max_positions - prefix.lengths[0] - self._longest(options)
+            room = self._chat.max_positions - prefix.lengths[0] - self._longest(options)
             while True:
                 ids = [marker, *self._renderer.followup(label, cues, question, turns=kept)]
                 if len(ids) <= room or not kept:
                     break
                 kept.pop(0)
                 dropped += 1
-            with self._lock:
-                prefix = self._runtime.extend(prefix, 0, ids)
+            prefix = self._chat.extend(prefix, ids)
             num_tokens = prefix.lengths[0]
         return Asked(
             reading=reading, question=question, prefix=prefix, num_tokens=num_tokens, num_dropped=dropped,
@@ -281,10 +277,7 @@ class Conversation:
                 return
 
     def _events(self, asked: Asked, sampling: Sampling, cancelled: Callable[[], bool] | None) -> Iterator[Any]:
-        from emollama.generate import Request
-
-        request = Request(sampling=sampling, prefix=asked.prefix, cancel=cancelled)
-        for event in self._engine.stream(request):
+        for event in self._chat.stream(asked.prefix, sampling, cancelled):
             if event.reason == "cancelled":
                 raise CancelledError("the reply was cancelled")
             if event.error is not None:

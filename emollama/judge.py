@@ -18,6 +18,7 @@ from emollama.labels import CIRCUMPLEX, GOEMOTIONS_28, NANO_LABELS, canonical
 from emollama.parts import Engine, PromptRow, Query
 from emollama.prompt import Renderer, Source, label_token
 from emollama.types import Affect, Emotion, FaceReadings
+from emollama.watch import Check, unwatched
 
 # Open vocabulary: a fine word is reported from this share of the 28 words' probability on; at most four are.
 OPEN_FROM, MAX_OPEN = 0.12, 4
@@ -108,6 +109,10 @@ class Judge:
             transcript=used["words"] if "words" in subset else None,
         )
         return PromptRow(ids=ids, features={str(source): tokens for source, tokens in features.items()})
+
+    def open_words(self, used: Mapping[Source, Any], judged: Judgement, *, check: Check = unwatched) -> tuple[str, ...]:
+        """Return the open words, which were scored with the labels."""
+        return judged.open_vocabulary
 
     def quote(self, text: str, label: str | None) -> ev.Quote | None:
         """Find the words that carry what the words alone point to."""

@@ -33,6 +33,16 @@ class Prompts:
 
     rows: tuple[PromptRow, ...]
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each prompt."""
+        return tuple(len(row.ids) for row in self.rows)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the prompts hold of memory; their pages belong to the engine."""
+        return sum(8 * len(row.ids) + sum(tokens.nbytes for tokens in row.features.values()) for row in self.rows)
+
 
 class PagedChatEngine:
     """Answers the analyzer's queries (`emollama.parts.Engine`); any thread may ask."""

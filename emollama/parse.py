@@ -50,6 +50,18 @@ def parse_reply(text: str, *, labels: Sequence[str] | None = None) -> Reply:
     return Reply(label=word, rationale=stripped, form="sentences" if word is not None else "unparseable")
 
 
+def parse_open_words(text: str, *, most: int = 8) -> tuple[str, ...]:
+    """Read a list of emotion words, ``"Worried, a little hopeful."``, in lower case and without repetitions.
+
+    A reply that is no such list (a sentence, a number, an entry of more than four words, more than ``most``) gives
+    nothing: half of a sentence is not a word of the model's own.
+    """
+    parts = re.split(r"[,;\n]", re.sub(r"^\s*[-*•]\s*", "", text.strip(), flags=re.MULTILINE))
+    words = [re.sub(r"^and\s+", "", _key(part)) for part in parts if part.strip(" .")]
+    is_list = all(re.fullmatch(r"[^\W\d_]+(?:[ '-][^\W\d_]+){0,3}", word) for word in words)
+    return tuple(dict.fromkeys(words)) if is_list and 0 < len(words) <= most else ()
+
+
 def stated_labels(text: str, *, labels: Sequence[str]) -> tuple[str, ...]:
     """Return every different label that "the person appears ..." claims in the text, in order."""
     return _claims(text, _vocabulary(tuple(labels)))

@@ -121,6 +121,10 @@ class Judging(Protocol):
 
     def judge(self, used: Mapping[Any, Any], asked: tuple[str, ...]) -> Any: ...
 
+    def open_words(self, used: Mapping[Any, Any], judged: Any, *, check: Check = unwatched) -> tuple[str, ...]:
+        """Return what the emotion may be called without a list to choose from."""
+        ...
+
     def quote(self, text: str, label: str | None) -> Any: ...
 
 

@@ -12,6 +12,7 @@ itself is asked over the model's own set, so that cues speak the same words what
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,14 @@ from emollama import evidence as ev
 from emollama.calibration import Calibration
 from emollama.judge import Judgement
 from emollama.labels import CIRCUMPLEX, NANO_LABELS, canonical
+from emollama.parse import parse_open_words
 from emollama.parts import Engine, PromptRow, Query
 from emollama.preset_renderer import PresetRenderer
 from emollama.prompt import SOURCES, Source
 from emollama.types import Emotion
+from emollama.watch import Check, unwatched
+
+_MAX_OPEN_TOKENS = 32
 
 
 class PresetJudge:
@@ -98,6 +103,29 @@ class PresetJudge:
 
         return ev.find_quote(text, score)
 
+    def open_words(self, used: Mapping[str, Any], judged: Judgement, *, check: Check = unwatched) -> tuple[str, ...]:
+        """Ask for a few words of the model's own; what comes and is no list of words is left out.
+
+        A prompt of its own, since training asks for them alone; ``check`` is asked before every token.
+        """
+        renderer = self.renderer
+        features = {name: tokens for name, tokens in used.items() if name != "words"}
+        ids = renderer.open_prompt(counts=self._counts(features), transcript=used.get("words"))
+        check()
+        prefix = self.engine.prefill([PromptRow(ids=ids[:-1], features=features)])
+        tokens: list[int] = []
+        writing = self.engine.generate(
+            prefix, ids[-1:], stop_id=renderer.stop_id, max_new_tokens=_MAX_OPEN_TOKENS, temperature=0.0, seed=0,
+            banned=frozenset(),
+        )  # fmt: skip
+        with closing(writing):
+            for token in writing:
+                check()
+                tokens.append(token)
+        if len(tokens) == _MAX_OPEN_TOKENS:  # it was cut, and its last word may be half of one
+            return ()
+        return parse_open_words(renderer.chat.decode(tokens))
+
     def source_of(self, name: str) -> Source:
         """Return the modality of a stream, or of the words."""
         return "words" if name == "words" else self.sources[name]
@@ -119,9 +147,12 @@ class PresetJudge:
 
     def _row(self, used: Mapping[str, Any], subset: Sequence[Source], labels: Sequence[str]) -> PromptRow:
         features = {name: tokens for name, tokens in used.items() if name != "words" and self.source_of(name) in subset}
-        counts = {name: self._queries[name] or len(tokens) for name, tokens in features.items()}
         words = used["words"] if "words" in subset else None
-        return PromptRow(ids=self.renderer.prefix(labels, counts=counts, transcript=words), features=features)
+        ids = self.renderer.prefix(labels, counts=self._counts(features), transcript=words)
+        return PromptRow(ids=ids, features=features)
+
+    def _counts(self, features: Mapping[str, Any]) -> dict[str, int]:
+        return {name: self._queries[name] or len(tokens) for name, tokens in features.items()}
 
 
 def _known(name: str) -> str:

@@ -32,7 +32,7 @@ from emollama.parts import Engine, Parts
 from emollama.preset_judge import PresetJudge
 from emollama.preset_renderer import PresetRenderer
 from emollama.preset_senses import PresetSenses, sources_of
-from emollama.presets import Part, build_debug_backbone, build_encoders, debug_digest, find_weights, load_encoders
+from emollama.presets import Half, Part, build_debug_backbone, build_encoders, debug_digest, find_weights, load_encoders
 from emollama.projectors import build_projector
 from emollama.runtime import Runtime
 from emollama.tensors import load_into, read_tensors
@@ -82,12 +82,15 @@ class Bases:
 
 @dataclass(eq=False, kw_only=True)
 class _Base:
-    """The base underneath: its configuration, encoders, tokenizer, and where the backbone's weights come from."""
+    """The base underneath: its configuration, encoders, tokenizer, and where the backbone's weights come from.
+
+    One that was loaded for its encoders alone has neither of the last two.
+    """
 
     config: ModelConfig
     encoders: tuple[Part, ...]
-    tokenizer: ChatTokenizer
-    backbone: Path | None
+    tokenizer: ChatTokenizer | None = None
+    backbone: Path | None = None
     shared: SharedLlama | None = None
     replies: Replies | None = None
 
@@ -113,11 +116,13 @@ def load_preset_parts(
     engine: str = "auto",
     weights: Mapping[str, Path] | None = None,
     bases: Bases | None = None,
+    with_encoders: bool = True,
 ) -> Parts:
     """Load what an analyzer needs of a large preset; see the module. ``weights`` names folders of weights by name.
 
     ``engine`` "paged" is transformers' continuous batching, "lean" our own runtime; "auto" is paged on CUDA. With
-    ``bases`` adapters share what lies under them; that is lean's, so "auto" is then lean.
+    ``bases`` adapters share what lies under them; that is lean's, so "auto" is then lean. Without ``with_encoders``
+    they are neither looked for nor loaded: for those who bring what was read elsewhere (`load_preset_senses`).
     Raises `CheckpointError` for an adapter of another base, `DependencyError` that names weights which are not here.
     """
     from emollama.faces import track_faces
@@ -131,13 +136,14 @@ def load_preset_parts(
     is_paged = engine == "paged" or (engine == "auto" and place.type == "cuda" and bases is None)
 
     def make() -> _Base:
-        return _base(found, weights=dict(weights or {}), device=place)
+        return _base(found, weights=dict(weights or {}), device=place, of="both" if with_encoders else "backbone")
 
     if bases is None or is_paged:
         base = make()
     else:
         where = str(found.merged or sorted((weights or {}).items()))
         base = bases.get((f"{found.name}/{found.info.base_sha256}", where, str(place)), make)
+    assert base.tokenizer is not None
     chat = ChatRenderer(base.tokenizer, template=TEMPLATE_OF[found.name], streams=base.config.streams)
     # an unknown layout is refused by the renderer, which knows those that are
     renderer = PresetRenderer(chat, layout=cast(Layout, found.info.layout), question=found.info.question)
@@ -178,6 +184,14 @@ def load_preset_parts(
         senses=senses,
         judge=judge,
     )
+
+
+def load_preset_senses(model: str | Path, *, device: str = "cpu") -> PresetSenses:
+    """Load what looks at clips for a large preset, given as to `load_preset_parts`; its backbone need not be here."""
+    from emollama.prosody import measure
+
+    base = _base(_find(model, None), weights={}, device=find_device(device), of="encoders")
+    return PresetSenses(base.encoders, base.config, measure_voice=measure)
 
 
 def _default_labels() -> tuple[str, ...]:
@@ -227,7 +241,7 @@ def _find(model: str | Path, adapter: Path | None) -> _Found:
     return _Found(name=info.base, info=info, folder=folder, lora=lora, merged=merged)
 
 
-def _base(found: _Found, *, weights: dict[str, Path], device: torch.device) -> _Base:
+def _base(found: _Found, *, weights: dict[str, Path], device: torch.device, of: Half) -> _Base:
     if found.merged is None:
         config, encoders, tokenizer = build_encoders(found.name, debug=True)
         if found.info.base_sha256 == debug_digest(config):
@@ -238,7 +252,9 @@ def _base(found: _Found, *, weights: dict[str, Path], device: torch.device) -> _
     places |= weights
     if found.merged is not None:
         places[config.backbone_weights or ""] = found.merged
-    resolved = find_weights(found.name, folders=places)
+    resolved = find_weights(found.name, folders=places, of=of)
+    if of == "encoders":
+        return _Base(config=config, encoders=load_encoders(config, resolved, device=device))
     backbone = resolved[config.backbone_weights or ""]
     tokenizer_path = backbone / "tokenizer.json"
     file_tokenizer = FileTokenizer.load(tokenizer_path)
@@ -248,7 +264,7 @@ def _base(found: _Found, *, weights: dict[str, Path], device: torch.device) -> _
             "give the backbone that it was trained on",
             field="adapter",
         )
-    encoders = load_encoders(config, resolved, device=device)
+    encoders = () if of == "backbone" else load_encoders(config, resolved, device=device)
     return _Base(config=config, encoders=encoders, tokenizer=file_tokenizer, backbone=backbone)
 
 

@@ -26,6 +26,7 @@ LABEL_QUESTION = (
 REASON_QUESTION = (
     "What does the person appear to feel, and what in the picture, the voice and the words points to it?"
 )  # fmt: skip
+OPEN_QUESTION = "Describe the emotion in a few words of your own, separated by commas."
 LABEL_TASK = "emotion"
 _LABEL_MARKER = "<|label|>"
 
@@ -63,6 +64,10 @@ class PresetRenderer:
         if ids[-1] != self.marker_id:
             raise CheckpointError("the tokenizer joins the end of the prompt with what stands before it")
         return ids[:-1]
+
+    def open_prompt(self, *, counts: Mapping[str, int], transcript: str | None) -> list[int]:
+        """Return the ids of the question for words of the model's own, as training asks it: with no task's tag."""
+        return self.chat.prompt([_user(OPEN_QUESTION)], counts=counts, transcript=transcript, layout=self.layout)
 
     def label_ids(self, names: Sequence[str]) -> list[list[int]]:
         """Return the ids of each label as a whole answer, its end included: "sad" is then no part of "sadness"."""

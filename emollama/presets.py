@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from emollama.runtime import Row, Runtime
 from emollama.types import Clip, FaceTrack
 
 StreamArrays = dict[str, np.ndarray]
+Half = Literal["both", "backbone", "encoders"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,22 +313,29 @@ def load(
     return Loaded(config=config, parts=parts, runtime=runtime, tokenizer=backbone / "tokenizer.json")
 
 
-def find_weights(name: str, *, folders: Mapping[str, Path] | None = None, download: bool = False) -> dict[str, Path]:
-    """Return where each part of a preset lies, by its name in `checkpoint.MODELS`.
+def find_weights(
+    name: str, *, folders: Mapping[str, Path] | None = None, download: bool = False, of: Half = "both"
+) -> dict[str, Path]:
+    """Return where each part of a preset lies, by its name in `checkpoint.MODELS`; ``of`` a half of it, those alone.
 
     Raises `DependencyError` that names the first weights which are not here, `InputError` for folders of no part.
     """
     from emollama.checkpoint import resolve_weights
 
     config, own = preset(name), dict(folders or {})
-    places = {
-        weights: resolve_weights(weights, folder=own.pop(weights, None), download=download)
-        for weights in dict.fromkeys([config.backbone_weights, *(encoder.weights for encoder in config.encoders)])
-        if weights is not None
+    halves: dict[str, list[str | None]] = {
+        "backbone": [config.backbone_weights],
+        "encoders": [encoder.weights for encoder in config.encoders],
     }
-    if own:
-        raise InputError(f"folders name weights that {name} does not use: {', '.join(sorted(own))}", field="folders")
-    return places
+    known = dict.fromkeys(weights for half in halves.values() for weights in half if weights is not None)
+    strange = sorted(set(own) - set(known))
+    if strange:
+        raise InputError(f"folders name weights that {name} does not use: {', '.join(strange)}", field="folders")
+    return {
+        weights: resolve_weights(weights, folder=own.get(weights), download=download)
+        for weights in known
+        if of == "both" or weights in halves[of]
+    }
 
 
 def load_encoders(

@@ -87,7 +87,8 @@ class Understanding:
 class Wanted:
     """What is asked of a clip beside what it shows: words that are known, a closed set of labels, a recogniser.
 
-    ``all_tracks`` reads the other faces, too; ``find_quote`` looks for the words that carry the verdict.
+    ``all_tracks`` reads the other faces, too; ``find_quote`` looks for the words that carry the verdict, and asks
+    a model for words of its own where that is a question more.
     """
 
     name: str | None = None
@@ -165,6 +166,9 @@ class Understander:
             quote = None
             if words is not None and wanted.find_quote:
                 quote = self._judge.quote(words.text, judged.words_label)
+            open_words = judged.open_vocabulary
+            if wanted.find_quote:
+                open_words = self._judge.open_words(used, judged, check=clock.check)
             cues = self._cues(judged, clip, segments, voice, quote, present=present)
         items: dict[Modality, tuple[Evidence, ...]] = {
             "visual": ev.opinion_evidence(segments) if face is None else ev.face_evidence(face, segments),
@@ -184,7 +188,7 @@ class Understander:
             cues=cues,
             prefix=judged.prefix,
             features=dict(sensed.tokens),
-            open_vocabulary=judged.open_vocabulary,
+            open_vocabulary=open_words,
             affect=affect_of(face, judged),
             evidence=items,
             asked=asked,

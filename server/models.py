@@ -281,8 +281,8 @@ def _failure(name: str, exc: Exception) -> dict[str, str]:
 class AnalyzerLoader:
     """Loads models from the library; takes seconds and imports what is heavy. Adapters of a large preset share it."""
 
-    def __init__(self, *, device: str) -> None:
-        self._device = device
+    def __init__(self, *, device: str, engine: str = "auto") -> None:
+        self._device, self._engine = device, engine
         self._bases: Bases | None = None
 
     def __call__(self, spec: ModelSpec) -> Analyzing:
@@ -290,14 +290,14 @@ class AnalyzerLoader:
             from emollama.preset_parts import Bases
 
             self._bases = Bases()
-        return load_analyzer(spec, device=self._device, bases=self._bases)
+        return load_analyzer(spec, device=self._device, engine=self._engine, bases=self._bases)
 
 
-def load_analyzer(spec: ModelSpec, *, device: str, bases: Bases | None = None) -> Analyzing:
+def load_analyzer(spec: ModelSpec, *, device: str, engine: str = "auto", bases: Bases | None = None) -> Analyzing:
     """Load one model from the library."""
     from emollama.analyze import Analyzer
 
-    analyzer = Analyzer.load(spec.base, adapter=spec.adapter, device=device, bases=bases)
+    analyzer = Analyzer.load(spec.base, adapter=spec.adapter, device=device, engine=engine, bases=bases)
     if spec.adapter is None:
         return analyzer
     # An answer names the adapter as the request did; the library knows only its folder.

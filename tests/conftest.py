@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import threading
@@ -320,3 +321,23 @@ def endpoint() -> Iterator[FakeEndpoint]:
 @pytest.fixture
 def completion() -> Callable[..., dict[str, Any]]:
     return answer_of
+
+
+@pytest.fixture(scope="session")
+def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``tiny_preset("emollama-8b")``: a model folder of that preset at debug size, with random weights."""
+
+    @functools.cache
+    def make(name: str) -> Path:
+        from emollama.adapter import AdapterInfo
+        from emollama.presets import build, debug_digest
+
+        built = build(name, debug=True)
+        folder = tmp_path_factory.mktemp("presets") / f"tiny-{name}"
+        folder.mkdir()
+        built.model.save_projectors(folder / "projectors.safetensors")
+        info = AdapterInfo(base=name, base_sha256=debug_digest(built.config), labels=("happy", "sad", "fed up"))
+        info.save(folder)
+        return folder
+
+    return make

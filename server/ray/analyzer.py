@@ -203,10 +203,11 @@ class RemoteConversation:
         self, reading: RemoteReading, question: str, *, turns: Sequence[Turn] = (), options: ReplyOptions
     ) -> RemoteAsked:
         """Send a question to a decoder and wait until its prompt is computed there; the replies follow."""
-        if options.seed is None and options.temperature > 0:
+        is_drawn = options.seed is None and options.temperature > 0
+        if is_drawn:
             # Drawn here, so that a second replica would go on with what the first one began.
             options = dataclasses.replace(options, seed=random.getrandbits(31))
-        inquiry = Inquiry(question=question, turns=tuple(turns), options=options)
+        inquiry = Inquiry(question=question, turns=tuple(turns), options=options, is_seed_drawn=is_drawn)
         watch = _LateWatch()
         items = self._handles.decide(
             "converse", self._model, reading.perception, reading.wish, reading.facts.state, inquiry, watch=watch

@@ -23,6 +23,8 @@ from server.ray.wire import AskedFacts, Inquiry, Model, ReadingFacts, Wish
 if TYPE_CHECKING:
     from emollama.analyze import Analyzer
     from emollama.conversation import Reading
+    from emollama.parts import Parts
+    from emollama.preset_parts import Bases
     from server.ray.plan import Plan
 
 # What loading an adapter that is damaged or does not fit may raise, beside the library's own errors.
@@ -37,6 +39,7 @@ class Minds:
         self._plan = plan
         self._lock = threading.Lock()
         self._loading = threading.Lock()  # one at a time: two would need twice the memory
+        self._bases: Bases | None = None
         self._base = self._load(None, None)
         self._adapters: OrderedDict[tuple[str, str | None], Analyzer] = OrderedDict()
 
@@ -79,9 +82,12 @@ class Minds:
 
         conversation = conversation_of(self._analyzer(model))
         reading = self._reading(model, perception, wish, cancelled)
-        asked = conversation.ask(reading, inquiry.question, turns=inquiry.turns, options=inquiry.options)
+        options = inquiry.options
+        if inquiry.is_seed_drawn and not conversation.takes_seeds:
+            options = dataclasses.replace(options, seed=None)
+        asked = conversation.ask(reading, inquiry.question, turns=inquiry.turns, options=options)
         yield AskedFacts(num_tokens=asked.num_tokens, num_dropped=asked.num_dropped, ms=asked.ms)
-        yield from conversation.replies(asked, inquiry.options, cancelled=cancelled)
+        yield from conversation.replies(asked, options, cancelled=cancelled)
 
     def check(self) -> None:
         """Compute something small; raises when the model cannot answer any more."""
@@ -130,14 +136,26 @@ class Minds:
     def _load(self, name: str | None, packed: Any) -> Analyzer:
         from emollama.analyze import Analyzer
 
-        plan = self._plan
         if packed is None:
-            return Analyzer(with_recorded_senses(Analyzer.load(plan.model, device=plan.device).parts))
+            return Analyzer(with_recorded_senses(self._parts(None)))
         with tempfile.TemporaryDirectory(prefix="emollama-adapter-") as folder:
             packed.unpack(Path(folder))
-            parts = Analyzer.load(plan.model, adapter=folder, device=plan.device).parts
+            parts = self._parts(Path(folder))
         # The folder's own name says nothing; an answer names the adapter as the request did.
         return Analyzer(with_recorded_senses(dataclasses.replace(parts, adapter=name)))
+
+    def _parts(self, adapter: Path | None) -> Parts:
+        """Load the model, or an adapter on it; of a large preset no encoder, and what adapters share only once."""
+        from emollama.analyze import Analyzer
+        from emollama.preset_parts import Bases, is_preset, load_preset_parts
+
+        plan = self._plan
+        if not is_preset(plan.model):
+            return Analyzer.load(plan.model, adapter=adapter, device=plan.device, engine=plan.engine).parts
+        self._bases = self._bases or Bases()
+        return load_preset_parts(
+            plan.model, adapter=adapter, device=plan.device, engine=plan.engine, bases=self._bases, with_encoders=False
+        )
 
 
 class _Readings:

@@ -22,6 +22,7 @@ class Plan:
 
     model: str
     device: str = "cpu"
+    engine: str = "auto"
     encoders_device: str = "cpu"
     encoders_at_once: int = 2
     decoder_at_once: int = 16
@@ -37,6 +38,7 @@ class Plan:
         return cls(
             model=settings.model,
             device=settings.device,
+            engine=settings.engine,
             encoders_device=ray_settings.encoders_device,
             encoders_at_once=ray_settings.encoders_at_once,
             decoder_at_once=ray_settings.decoder_at_once,

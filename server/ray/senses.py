@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from emollama.cores import CORES
-from emollama.errors import EmoLlamaError
 from emollama.media import MediaLimits, read_clip
 from emollama.parts import Parts, Sensed
 from emollama.stages import Clock, Decoded, FacesFound, StageEvent
@@ -169,27 +168,31 @@ class Senses:
 
 
 def load_senses(plan: Plan) -> Senses:
-    """Load the encoders of a plan's model; of a model in nano's layout nothing else."""
-    from emollama.analyze import Analyzer
+    """Load the encoders of a plan's model, and nothing else of it."""
     from emollama.checkpoint import load_assets
     from emollama.encoders.face import FaceEncoder
     from emollama.encoders.voice import VoiceEncoder
     from emollama.faces import track_faces
+    from emollama.preset_parts import is_preset, load_preset_senses
     from emollama.prompt import Renderer
     from emollama.prosody import measure
 
-    try:
-        assets = load_assets(plan.model)
-    except EmoLlamaError:
-        # A preset's encoders are known to its own loader alone, which says what is wrong when there are none.
-        parts = Analyzer.load(plan.model, device=plan.encoders_device).parts
-        return Senses(replace(parts, engine=cast(Any, None)))
+    nobody, device = cast(Any, None), plan.encoders_device
+    if is_preset(plan.model):
+        senses = load_preset_senses(plan.model, device=device)
+        return Senses(
+            Parts(
+                name=plan.model, renderer=nobody, engine=nobody, face=nobody, voice=nobody, measure_voice=measure,
+                track_faces=track_faces, senses=senses,
+            )
+        )  # fmt: skip
+    assets = load_assets(plan.model)
     return Senses(
         Parts(
             name=assets.name,
             renderer=Renderer.load(assets.tokenizer),
-            engine=cast(Any, None),
-            face=FaceEncoder.load(assets.face, device=plan.encoders_device),
+            engine=nobody,
+            face=FaceEncoder.load(assets.face, device=device),
             voice=VoiceEncoder.load(assets.voice),
             measure_voice=measure,
             track_faces=track_faces,

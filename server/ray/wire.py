@@ -38,11 +38,12 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Inquiry:
-    """A question of a chat, with everything before it."""
+    """A question of a chat, with everything before it; ``is_seed_drawn`` when the door chose the seed, not the client."""
 
     question: str
     turns: tuple[Turn, ...]
     options: ReplyOptions
+    is_seed_drawn: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
