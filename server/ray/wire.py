@@ -38,7 +38,7 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Inquiry:
-    """A question of a chat, with everything before it; ``is_seed_drawn`` when the door chose the seed, not the client."""
+    """A question of a chat, with everything before it; ``is_seed_drawn`` when the door chose the seed by itself."""
 
     question: str
     turns: tuple[Turn, ...]
