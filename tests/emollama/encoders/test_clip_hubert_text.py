@@ -106,3 +106,52 @@ def test_every_encoder_is_where_the_table_says() -> None:
     for place in ENCODERS.values():
         module, _, name = place.partition(":")
         assert hasattr(importlib.import_module(module), name)
+
+
+def test_sound_over_time_is_the_mean_of_its_states_and_long_sound_is_heard_in_pieces(hubert: HubertEncoder) -> None:
+    rng = np.random.default_rng(2)
+    sound = Audio(samples=rng.normal(size=24_000).astype(np.float32), start=0.5)
+    found = hubert.over_time(sound, rate=10.0)
+    assert found is not None
+    assert np.allclose(found.times, 0.5 + 0.05 + 0.1 * np.arange(15))
+    whole = np.concatenate([np.full(5, i) for i in range(15)])[:74]  # 74 states of 20 ms, the first at 12.5 ms
+    mean = sum((whole == i).sum() * found.features[i] for i in range(15)) / 74
+    assert np.allclose(mean, hubert.encode(sound)["audio"][0], atol=1e-4)
+    assert hubert.over_time(Audio(samples=np.zeros(0, np.float32))) is None
+    short = hubert.over_time(Audio(samples=sound.samples[:3_000]))
+    assert short is not None
+    assert short.times.max() < 3_000 / 16_000 + 0.1  # what is padded is not heard
+    long = hubert.over_time(Audio(samples=rng.normal(size=16_000 * 42).astype(np.float32)), rate=2.0)
+    assert long is not None
+    assert np.allclose(long.times, 0.25 + 0.5 * np.arange(84))
+    with pytest.raises(InputError, match="rate is 0"):
+        hubert.over_time(sound, rate=0)
+
+
+def test_wav2vec2_loads_without_the_layer_that_recognises_speech_and_nothing_else(tmp_path: Path) -> None:
+    from transformers import Wav2Vec2ForCTC
+
+    from emollama.encoders.wav2vec2 import Wav2Vec2Encoder
+
+    config = Wav2Vec2Encoder.build(debug=True).model.config
+    Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
+    encoder = Wav2Vec2Encoder.load(tmp_path)
+    sound = Audio(samples=np.random.default_rng(3).normal(size=20_000).astype(np.float32))
+    vector = encoder.encode(sound)["audio"]
+    assert vector.shape == (1, encoder.widths["audio"]) == (1, 32)
+    assert np.isfinite(vector).all()
+    from safetensors.torch import load_file
+
+    tensors = load_file(tmp_path / "model.safetensors")
+    spare = next(name for name in tensors if "layers.1.attention.k_proj.weight" in name)
+    write_tensors(tmp_path / "model.safetensors", {n: t for n, t in tensors.items() if n != spare})
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        Wav2Vec2Encoder.load(tmp_path)
+
+
+def test_full_sizes_of_the_sounds_encoders() -> None:
+    from emollama.encoders.wav2vec2 import Wav2Vec2Encoder
+
+    with torch.device("meta"):
+        assert Wav2Vec2Encoder.build().widths == {"audio": 768}
+        assert sum(p.numel() for p in Wav2Vec2Encoder.build().model.parameters()) == 94_371_712
