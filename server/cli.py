@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import uvicorn
 
+    from server.media_worker import Decoding
     from server.models import Load
     from server.settings import Settings
 
@@ -83,10 +84,10 @@ def telling_what_is_wrong(prefix: str = "") -> Iterator[None]:
         raise typer.Exit(2) from exc
 
 
-def server_config(settings: Settings, *, load: Load | None = None) -> uvicorn.Config:
+def server_config(settings: Settings, *, load: Load | None = None, decoder: Decoding | None = None) -> uvicorn.Config:
     """Return how uvicorn runs the service: graceful shutdown, our log lines, nothing told about the software.
 
-    ``load`` is `create_app`'s.
+    ``load`` and ``decoder`` are `create_app`'s.
     """
     import uvicorn
 
@@ -108,7 +109,7 @@ def server_config(settings: Settings, *, load: Load | None = None) -> uvicorn.Co
             err=True,
         )
     return uvicorn.Config(
-        create_app(settings, load=load),
+        create_app(settings, load=load, decoder=decoder),
         host=settings.host,
         port=settings.port,
         root_path=settings.root_path,

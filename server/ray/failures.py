@@ -52,6 +52,7 @@ class Failure:
     code: str | None = None
     known: tuple[str, ...] = ()
     retry_after_seconds: float | None = None
+    limit: str | None = None
     number: int | None = None
 
     @classmethod
@@ -69,6 +70,7 @@ class Failure:
             field=getattr(exc, "field", None),
             known=getattr(exc, "known", ()),
             retry_after_seconds=getattr(exc, "retry_after_seconds", None),
+            limit=getattr(exc, "limit", None),
         )
 
     def error(self) -> Exception:
@@ -85,6 +87,8 @@ class Failure:
         exc.field = self.field
         if isinstance(exc, library.UnknownNameError):
             exc.known = self.known
+        if isinstance(exc, library.MediaLimitError):
+            exc.limit = self.limit
         if isinstance(exc, library.BusyError):
             exc.retry_after_seconds = self.retry_after_seconds or 1.0
         return exc

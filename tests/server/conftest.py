@@ -15,7 +15,7 @@ import time
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -228,6 +228,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 class Here:
     """Where an analyzer answers when there is no cluster: in the service itself."""
 
+    options: ClassVar[dict[str, Any]] = {}
+
     def __call__(self, analyzer: Any) -> Any:
         return analyzer
 
@@ -244,7 +246,7 @@ def made_app(given: Settings, remote: Any, *, analyzer: Any, load: Any, **option
     """Build the application over an analyzer, or over what ``load`` loads; behind a cluster, where there is one."""
     answering = None if load else remote(analyzer)
     loading = None if load is None else lambda spec: remote(load(spec))
-    app = create_app(given, answering, load=loading, **options)
+    app = create_app(given, answering, load=loading, **{**remote.options, **options})
     remote.watch(app)
     return app
 

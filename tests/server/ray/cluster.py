@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from server.models import ModelSpec
-from server.ray.door import Door
+from server.ray.door import AtEncoders, Door
 from server.ray.plan import Plan
 from server.ray.settings import RaySettings
 from tests.server.ray.asked import Asked
@@ -51,6 +51,11 @@ class Cluster:
         if isinstance(analyzer, Analyzer):
             return self.nano.load(ModelSpec(name="nano", base="nano"))
         return self._stage.remote(analyzer)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `create_app` gets beside, as in the process of the command."""
+        return {"decoder": AtEncoders()}
 
     def watch(self, app: Any) -> None:
         """Count what a service of the tests answers."""

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -38,6 +39,7 @@ def process(free_port: Callable[[], int], tmp_path_factory: Any) -> Iterator[tup
                 **os.environ, "EMOLLAMA_DATA_DIR": str(tmp_path_factory.mktemp("data")), "OMP_NUM_THREADS": "1",
                 "EMOLLAMA_ADAPTER_ROOT": str(ASSETS / "nano"), "EMOLLAMA_RAY_ENCODERS_MAX": "1",
                 "EMOLLAMA_RAY_DECODER_MAX": "1", "EMOLLAMA_ADMIN_KEY": "k" * 32,
+                "EMOLLAMA_MAX_SECONDS": "8",
             },
             stdout=subprocess.DEVNULL, stderr=stderr,
         )  # fmt: skip
@@ -106,6 +108,19 @@ def test_a_clip_is_analysed_later(client: httpx.Client, wait_until: Callable[...
     assert client.get("/v1/analyses").json()["data"][0]["id"] == document["id"]
     assert client.delete(place).json()["deleted"]
     assert client.get(place).status_code == 404
+
+
+def test_a_clip_that_is_too_long_is_refused_by_whoever_reads_it(
+    client: httpx.Client, media: Any, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    sound = media.wav(tmp_path / "long.wav", seconds=9.0).read_bytes()
+    refused = client.post("/analyze", files={"file": ("a.wav", sound)})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "media_limit_exceeded")
+    place = f"/v1/analyses/{client.post('/v1/analyses', files={'file': ('a.wav', sound)}).json()['id']}"
+    wait_until(lambda: client.get(place).json()["status"] == "failed", seconds=100)
+    error = client.get(place).json()["error"]
+    assert error["code"] == "media_limit_exceeded"
+    assert "it runs on a cluster" in error["message"]
 
 
 def test_a_clip_is_chatted_about(client: httpx.Client) -> None:

@@ -14,9 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from emollama import errors as library
+from emollama.media import MediaLimits
 from server.cli import app
 from server.errors import ApiError
 from server.ray.adapters import PackedAdapter
+from server.ray.door import AtEncoders
 from server.ray.failures import TOLD, Failure
 from server.ray.settings import RaySettings
 
@@ -24,6 +26,7 @@ EVERY_ERROR = [
     library.UnknownNameError("model", "x", ("nano",)),
     library.BusyError("full", retry_after_seconds=3.0),
     library.UndecodableMediaError("cannot be read", field="file"),
+    library.MediaLimitError("too long", field="file", limit="max_seconds"),
     library.CancelledError("nobody waits"),
     ApiError("file_too_large", "too large", param="file"),
     OSError(errno.ENOSPC, "the disk is full"),
@@ -35,7 +38,7 @@ def test_an_error_is_the_same_on_the_other_side(error: Any) -> None:
     assert isinstance(error, TOLD)
     again: Any = pickle.loads(pickle.dumps(Failure.of(error))).error()
     assert type(again) is type(error)
-    for name in ("field", "known", "retry_after_seconds", "code", "param", "status", "errno"):
+    for name in ("field", "known", "retry_after_seconds", "limit", "code", "param", "status", "errno"):
         assert getattr(again, name, None) == getattr(error, name, None), name
     assert str(getattr(again, "message", again)) == str(getattr(error, "message", error))
 
@@ -53,6 +56,15 @@ def test_every_error_of_the_library_travels() -> None:
 def test_paths_of_a_replica_stay_there() -> None:
     error = library.UndecodableMediaError("cannot open '/tmp/scratch/r-1/upload.mp4': moov atom not found")
     assert Failure.of(error, root="/tmp/scratch").message == "cannot open 'the file': moov atom not found"
+
+
+def test_a_door_opens_no_clip(tmp_path: Path) -> None:
+    """Not even to see how long it is: there is nothing at the path, and nothing is raised."""
+    nowhere = tmp_path / "clip.mp4"
+    assert AtEncoders().length(nowhere) is None
+    assert AtEncoders().decode(nowhere, name="a.mp4", limits=MediaLimits()) == nowhere
+    with pytest.raises(ApiError, match="reads whole clips only"):
+        AtEncoders().windows(nowhere)
 
 
 def test_an_adapter_is_packed_without_what_is_no_part_of_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from server.cli import run_server, server_config
-from server.ray.door import Door
+from server.ray.door import AtEncoders, Door
 from server.ray.settings import RaySettings
 from server.settings import Settings
 
@@ -32,7 +32,7 @@ def main() -> None:
     ray_settings = RaySettings(address=cluster.address, encoders_min=2, encoders_max=2, decoder_min=2, decoder_max=2)
     settings = Settings().model_copy(update={"concurrency": ray_settings.in_flight})
     door = Door.of(settings, ray_settings)
-    config = server_config(settings, load=door.load)
+    config = server_config(settings, load=door.load, decoder=AtEncoders())
     door.connect()
     threading.Thread(target=obey, daemon=True).start()
     run_server(config)
