@@ -115,7 +115,7 @@ def test_a_clip_that_is_too_long_is_refused_by_whoever_reads_it(
 ) -> None:
     sound = media.wav(tmp_path / "long.wav", seconds=9.0).read_bytes()
     refused = client.post("/analyze", files={"file": ("a.wav", sound)})
-    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "media_limit_exceeded")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "media_limit_exceeded")
     place = f"/v1/analyses/{client.post('/v1/analyses', files={'file': ('a.wav', sound)}).json()['id']}"
     wait_until(lambda: client.get(place).json()["status"] == "failed", seconds=100)
     error = client.get(place).json()["error"]
