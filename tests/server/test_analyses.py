@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
+import http.server
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 
 from emollama.errors import UndecodableMediaError
 from server.auth import new_key
+from server.fetch import Fetcher
 from server.models import load_analyzer
 from server.records import analyses, keys
 from server.schemas.analyses import AnalysisList, AnalysisTaskOut
@@ -125,6 +129,75 @@ async def test_an_uploaded_file_is_analysed_and_stays(service: Any) -> None:
         assert error(answer) == (400, "invalid_value", "file_id")
         answer = await s.client.post(URL, json={"file_id": "file-none"})
         assert error(answer) == (404, "file_not_found", "file_id")
+
+
+@pytest.fixture
+def media_host() -> Iterator[int]:
+    """A web server on the loopback address that has one clip; its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path.startswith("/talks/") else 404)
+            self.end_headers()
+            self.wfile.write(WAV)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as host:
+        thread = threading.Thread(target=host.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield host.server_address[1]
+        host.shutdown()
+        thread.join()
+
+
+def fetching_from(s: Any, port: int) -> str:
+    """Let a service find the only host that it fetches from on the loopback address; returns that host's address."""
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return ["127.0.0.1"] if host == "media.example" else []
+
+    intake = s.app.state.intake
+    policy = dataclasses.replace(intake._fetcher.policy, ports=frozenset({port}), is_allowed_address=lambda _: True)
+    intake._fetcher = Fetcher(policy, resolve=resolve)
+    return f"http://media.example:{port}"
+
+
+async def test_a_clip_is_fetched_from_its_address_and_analysed(service: Any, media_host: int) -> None:
+    async with service(media_domains=("media.example",), media_allow_http=True) as s:
+        host = fetching_from(s, media_host)
+        body = {"url": f"{host}/talks/my%20talk.wav?token=secret", "labels": ["joy", "anger"]}
+        answer = await s.client.post(URL, json=body, headers={"Idempotency-Key": "talk"})
+        assert answer.status_code == 202, answer.text
+        assert (answer.json()["filename"], answer.json()["bytes"]) == ("my talk.wav", len(WAV))
+        found = await ended(s, answer.json()["id"])
+        assert (found["status"], found["result"]["clip"]) == ("succeeded", "my talk.wav")
+        assert "secret" not in json.dumps(found)
+        (call,) = s.analyzer.calls
+        assert (call["bytes"], call["labels"]) == (WAV, ("joy", "anger"))
+        again = await s.client.post(URL, json=body, headers={"Idempotency-Key": "talk"})
+        assert again.json()["id"] == found["id"]
+        answer = await s.client.post(URL, json={"url": f"{host}/elsewhere.wav"})
+        assert error(answer) == (400, "url_fetch_failed", "url")
+        assert await gone(s)
+        assert [path for path in s.app.state.data.incoming.glob("*/*") if path.name != "lock"] == []
+
+
+async def test_a_clip_may_be_as_large_wherever_it_comes_from(service: Any, media_host: int) -> None:
+    small = 40 / 2**20  # of the 44 bytes
+    for settings, status in (
+        ({"max_upload_mb": small}, 202),
+        ({"max_upload_mb": small, "analysis_max_mb": small}, 413),
+    ):
+        async with service(media_domains=("media.example",), media_allow_http=True, **settings) as s:
+            host = fetching_from(s, media_host)
+            fetched = await s.client.post(URL, json={"url": f"{host}/talks/a.wav"})
+            sent = await s.client.post(URL, files=FILE)
+            assert (fetched.status_code, sent.status_code) == (status, status)
+            kept = await s.client.post("/v1/files", files=FILE, data={"purpose": "user_data"})
+            assert kept.status_code == (200 if status == 202 else status)
+            if status == 202:
+                assert (await s.client.post(URL, json={"file_id": kept.json()["id"]})).status_code == 202
 
 
 @pytest.mark.parametrize(
