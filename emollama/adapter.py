@@ -31,7 +31,8 @@ class AdapterInfo:
     ``answers``: "supported" holds decoding to sentences that the readings support, "own" lets the adapter write as it
     was taught to and checks it afterwards. ``figures`` are the last validation's, ``license`` is that of the training
     data. ``layout`` is the token layout that a large preset is asked by (`emollama.chat_prompt`), and ``question``
-    the wording for its label, with ``{labels}`` in it, where that is not our own.
+    the wording for its label, with ``{labels}`` in it, where that is not our own. ``picture`` is which frame a preset
+    that looks at one is shown, the first or the peak (`emollama.peak_frame`).
     """
 
     base: str
@@ -43,6 +44,7 @@ class AdapterInfo:
     license: str | None = None
     layout: str = "train"
     question: str = ""
+    picture: str = "first"
     figures: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

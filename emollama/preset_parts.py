@@ -29,6 +29,8 @@ from emollama.config import PRESETS, LlamaShape, ModelConfig, preset
 from emollama.errors import CheckpointError, InputError
 from emollama.generate import Engine as Replies
 from emollama.parts import Engine, Parts
+from emollama.peak_frame import FOLDER as PEAK_FOLDER
+from emollama.peak_frame import PeakFrame, check_picture
 from emollama.preset_judge import PresetJudge
 from emollama.preset_renderer import PresetRenderer
 from emollama.preset_senses import PresetSenses, sources_of
@@ -156,7 +158,8 @@ def load_preset_parts(
     path = found.folder / "calibration.json"
     calibration = Calibration.load(path) if path.is_file() else Calibration()
     labels = found.info.labels
-    senses = PresetSenses(base.encoders, base.config, measure_voice=measure)
+    peak = _peak(found) if with_encoders else None
+    senses = PresetSenses(base.encoders, base.config, measure_voice=measure, peak=peak)
     judge = PresetJudge(
         renderer,
         answers,
@@ -190,8 +193,18 @@ def load_preset_senses(model: str | Path, *, device: str = "cpu") -> PresetSense
     """Load what looks at clips for a large preset, given as to `load_preset_parts`; its backbone need not be here."""
     from emollama.prosody import measure
 
-    base = _base(_find(model, None), weights={}, device=find_device(device), of="encoders")
-    return PresetSenses(base.encoders, base.config, measure_voice=measure)
+    found = _find(model, None)
+    base = _base(found, weights={}, device=find_device(device), of="encoders")
+    return PresetSenses(base.encoders, base.config, measure_voice=measure, peak=_peak(found))
+
+
+def _peak(found: _Found) -> PeakFrame | None:
+    """What finds the peak frame, where the folder says that it is looked at: its own face model, else the shipped."""
+    check_picture(found.info.picture, preset(found.name))
+    if found.info.picture == "first":
+        return None
+    own = found.folder / PEAK_FOLDER
+    return PeakFrame.load(own if own.is_dir() else None)
 
 
 def _default_labels() -> tuple[str, ...]:

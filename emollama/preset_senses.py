@@ -13,6 +13,7 @@ import numpy as np
 
 from emollama.config import ModelConfig
 from emollama.parts import Sensed, VoiceMeter
+from emollama.peak_frame import PeakFrame
 from emollama.presets import Part, Seen
 from emollama.prompt import SOURCES, Source
 from emollama.types import Clip, FaceReadings, FaceTrack
@@ -29,8 +30,17 @@ def sources_of(config: ModelConfig) -> dict[str, Source]:
 class PresetSenses:
     """Reads a clip with a preset's encoders; may be asked by several threads at once."""
 
-    def __init__(self, parts: Sequence[Part], config: ModelConfig, *, measure_voice: VoiceMeter) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        config: ModelConfig,
+        *,
+        measure_voice: VoiceMeter,
+        peak: PeakFrame | None = None,
+    ) -> None:
+        """With ``peak`` the one picture of a preset that looks at one is that where the face shows most."""
         self.parts, self.config, self.measure_voice = tuple(parts), config, measure_voice
+        self.peak = peak
         self.sources = sources_of(config)
 
     def read(self, clip: Clip, main: FaceTrack | None, *, check: Check = unwatched) -> Sensed:
@@ -39,7 +49,8 @@ class PresetSenses:
         if clip.audio is not None:
             check()
             voice = self.measure_voice(clip.audio, check=check)
-        seen = Seen(clip=clip, track=main, num_frames=self.config.num_frames)
+        at = None if self.peak is None else self.peak.time(main, check=check)
+        seen = Seen(clip=clip, track=main, num_frames=self.config.num_frames, at=at)
         face: FaceReadings | None = None
         tokens: dict[str, np.ndarray] = {}
         for part in self.parts:

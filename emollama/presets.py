@@ -39,12 +39,19 @@ class Seen:
     clip: Clip
     track: FaceTrack | None = None
     num_frames: int = 8
+    at: float | None = None
 
     def pictures(self) -> np.ndarray | None:
-        """Return ``num_frames`` whole frames spread evenly over the clip, [N, H, W, 3]; one means the first."""
+        """Return ``num_frames`` whole frames spread evenly over the clip, [N, H, W, 3].
+
+        One means that nearest to ``at`` seconds, and without it the first.
+        """
         if self.clip.frames is None or not len(self.clip.frames.images):
             return None
         images = self.clip.frames.images
+        if self.num_frames == 1 and self.at is not None:
+            nearest = int(np.abs(self.clip.frames.times - self.at).argmin())
+            return images[nearest : nearest + 1]
         count = min(self.num_frames, len(images))
         return images[np.linspace(0, len(images) - 1, count).round().astype(int)]
 

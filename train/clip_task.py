@@ -62,7 +62,9 @@ class ClipOptions:
     ``bits`` 4 or 8 quantises the frozen backbone. ``weights`` maps parts of a large preset to the user's folders, as
     name=folder pairs, comma-separated; ``adapter`` is the folder of one that its training goes on from; ``replay`` a
     JSONL of dialogues without clips; ``task`` "reason" leaves labels to the dialogues; ``layout`` is that of
-    `emollama.chat_prompt`. ``debug`` builds a large preset tiny, with random weights.
+    `emollama.chat_prompt`. ``picture`` "peak" shows a preset that looks at one frame that where the face shows most,
+    by the face model in the folder ``peak``, or by the shipped one. ``debug`` builds a large preset tiny, with
+    random weights.
     """
 
     manifest: str = ""
@@ -92,6 +94,8 @@ class ClipOptions:
     replay: str = ""
     task: str = "emotion"
     layout: str = "train"
+    picture: str = "first"
+    peak: str = ""
     gradient_checkpointing: bool = False
     debug: bool = False
 

@@ -19,6 +19,7 @@ import typer
 from emollama.adapter import INFO, AdapterInfo, base_digest
 from emollama.config import PRESETS
 from emollama.errors import CheckpointError, EmoLlamaError, InputError
+from emollama.peak_frame import FOLDER as PEAK_FOLDER
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _CARD, _MODEL_CARD = "ADAPTER_CARD.md", "MODEL_CARD.md"
@@ -117,6 +118,8 @@ def _fill_backbone(base: str, adapter: Path, info: AdapterInfo | None, target: P
     _merge_backbone(folder, adapter, target / "backbone", dtype=dtype)
     if (adapter / "projectors.safetensors").is_file():
         shutil.copyfile(adapter / "projectors.safetensors", target / "projectors.safetensors")
+    if (adapter / PEAK_FOLDER).is_dir():
+        shutil.copytree(adapter / PEAK_FOLDER, target / PEAK_FOLDER)
 
 
 def _check(info: AdapterInfo | None, backbone: Path, tokenizer: Path, *, adapter: Path, base: str) -> None:

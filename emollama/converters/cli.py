@@ -22,6 +22,10 @@ def convert(
         str | None,
         typer.Option(help="emotion-llama: the prompt of answers, train (default) or upstream-eval."),
     ] = None,
+    picture: Annotated[
+        str | None,
+        typer.Option(help="emotion-llama: the frame that is looked at, first (default) or peak."),
+    ] = None,
     backbone: Annotated[
         Path | None, typer.Option(help="emotion-llama: the folder of Llama-2-7b-chat (default: the cache).")
     ] = None,
@@ -38,9 +42,9 @@ def convert(
         raise UnknownNameError("converter", name, CONVERTERS)
     options: dict[str, object] = {"debug": debug}
     if name == "emotion-llama":
-        options |= {"layout": layout or "train", "backbone": backbone}
-    elif layout is not None or backbone is not None:
-        raise InputError(f"--layout and --backbone belong to emotion-llama, not to {name}", field="layout")
+        options |= {"layout": layout or "train", "picture": picture or "first", "backbone": backbone}
+    elif any(option is not None for option in (layout, picture, backbone)):
+        raise InputError(f"--layout, --picture and --backbone belong to emotion-llama, not to {name}", field="layout")
     if name == "hsemotion":
         options["model"] = model
     elif model is not None:

@@ -21,6 +21,7 @@ from emollama.config import EMOTION_LLAMA_7B, LlamaShape, ModelConfig
 from emollama.converters.ledger import Ledger, Report, read_checkpoint, refuse_existing, written_whole
 from emollama.converters.vision import expected_vit, take_vit
 from emollama.errors import CheckpointError, InputError
+from emollama.peak_frame import check_picture
 
 if TYPE_CHECKING:
     from emollama.encoders.vit import VitShape
@@ -43,18 +44,26 @@ _DEAD = re.compile(r"attention\.(feats_prep\.[0-6]\.[03]|attention_mlp\.[03]|fc_
 
 
 def convert_emotion_llama(
-    checkpoint: Path, out: Path, *, layout: str = "train", backbone: Path | None = None, debug: bool = False
+    checkpoint: Path,
+    out: Path,
+    *,
+    layout: str = "train",
+    picture: str = "first",
+    backbone: Path | None = None,
+    debug: bool = False,
 ) -> Report:
     """Convert a checkpoint to a folder of adapter, projectors, ``emollama.json`` and ``conversion.json``.
 
-    ``layout`` is the prompt that answers are asked by. ``backbone`` is the folder of Llama-2-7b-chat, which the adapter
-    is bound to by its sha256 (default: the Hugging Face cache). ``debug`` reads the sizes of the preset's debug build.
+    ``layout`` is the prompt that answers are asked by, ``picture`` the frame that is looked at. ``backbone`` is the
+    folder of Llama-2-7b-chat, which the adapter is bound to by its sha256 (default: the Hugging Face cache). ``debug``
+    reads the sizes of the preset's debug build.
     Raises `CheckpointError` that names every key which is missing, unknown or damaged; nothing is written then.
     """
     from emollama.presets import build_encoders, debug_digest
 
     if layout not in LAYOUTS:
         raise InputError(f"layout is {layout!r}; allowed: {', '.join(LAYOUTS)}", field="layout")
+    check_picture(picture, EMOTION_LLAMA_7B)
     refuse_existing(out)
     if debug:
         config = build_encoders(EMOTION_LLAMA_7B.name, debug=True)[0]
@@ -72,7 +81,9 @@ def convert_emotion_llama(
         wanted |= {f"eva/{name}": f"visual_encoder.{name}" for name in expected_vit(shape)}
     ledger.require(wanted)
     ledger.close()
-    report = file.report("emotion-llama", ledger.fates, layout=layout, base=config.name, base_sha256=digest)
+    report = file.report(
+        "emotion-llama", ledger.fates, layout=layout, picture=picture, base=config.name, base_sha256=digest
+    )
     info = AdapterInfo(
         base=config.name,
         base_sha256=digest,
@@ -83,6 +94,7 @@ def convert_emotion_llama(
         license="EULA of MER2023 (academic)",
         layout=layout,
         question=QUESTION,
+        picture=picture,
     )
     with written_whole(out, report) as folder:
         _write(folder, ledger, config)

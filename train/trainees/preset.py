@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,12 @@ import numpy as np
 from emollama.adapter import AdapterInfo, base_digest
 from emollama.backbones.lora import read_adapter_config
 from emollama.chat_prompt import TEMPLATE_OF, ChatRenderer, ChatTokenizer, FileTokenizer, Layout, Rendered
+from emollama.checkpoint import sha256_of
 from emollama.config import preset
 from emollama.errors import CheckpointError, DatasetError, InputError
 from emollama.manifest import Sample
+from emollama.peak_frame import FOLDER as PEAK_FOLDER
+from emollama.peak_frame import PeakFrame, check_picture
 from emollama.preset_renderer import label_question
 from emollama.types import Message
 from train.trainees import Example, Outcome, Reading
@@ -64,6 +68,10 @@ class PresetTrainee:
         self.options = options
         self._layout = cast(Layout, options.layout)
         self.name = preset(options.model).name
+        check_picture(options.picture, preset(options.model))
+        if options.peak and options.picture != "peak":
+            raise InputError("peak has no effect without picture=peak", field="peak")
+        self._peak: PeakFrame | None = None
         self.labels = tuple(labels)
         # The shape of the adapter to go on from; one that is not there is told before clips are read.
         self.lora: LoraSettings | None = read_adapter_config(Path(options.adapter)) if options.adapter else None
@@ -84,6 +92,10 @@ class PresetTrainee:
             tokenizer = FileTokenizer.load(self._backbone / "tokenizer.json")
             encoders = [f"{e.kind}={_fingerprint(self._places[e.weights or ''])}" for e in self.config.encoders]
             self.version = f"{_READING_VERSION}/{'/'.join(encoders)}"
+        if options.picture == "peak":
+            by = "/".join(sha256_of(path)[:16] for path in sorted(Path(options.peak).glob("*"))) if options.peak else ""
+            self._peak = PeakFrame.load(Path(options.peak) if options.peak else None)
+            self.version += f"/peak/{by}"
         self.renderer = ChatRenderer(tokenizer, template=TEMPLATE_OF[self.name], streams=self.config.streams)
         self.pad_id = self.renderer.pad_id
         self._answers = [self.renderer.answer(label) for label in self.labels]
@@ -108,7 +120,8 @@ class PresetTrainee:
         tracks = () if clip.frames is None else track_faces(clip.frames, audio=clip.audio)
         main = next((track for track in tracks if track.is_main), None)
         parts = self._load_encoders()
-        tokens = encode(parts, Seen(clip=clip, track=main, num_frames=self.config.num_frames))
+        at = None if self._peak is None else self._peak.time(main)
+        tokens = encode(parts, Seen(clip=clip, track=main, num_frames=self.config.num_frames, at=at))
         return Reading(tokens={name: part for name, part in tokens.items() if len(part)}, seconds=clip.seconds)
 
     def _load_encoders(self) -> tuple[Part, ...]:
@@ -333,9 +346,12 @@ class PresetTrainee:
             created=int(time.time()),
             license=outcome.license,
             layout=self._layout,
+            picture=self.options.picture,
             figures={name: round(float(value), 6) for name, value in outcome.figures.items()},
         )
         info.save(folder)
+        if self.options.peak:
+            shutil.copytree(self.options.peak, folder / PEAK_FOLDER, dirs_exist_ok=True)
         (folder / "ADAPTER_CARD.md").write_text(render_card(info, outcome), encoding="utf-8")
 
 

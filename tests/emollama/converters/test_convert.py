@@ -12,19 +12,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from emollama.adapter import AdapterInfo
+from emollama.adapter import AdapterInfo, base_digest
 from emollama.analyze import Analyzer
 from emollama.backbones.lora import load_lora
 from emollama.chat_prompt import ChatRenderer
 from emollama.cli import app
 from emollama.converters.emotion_llama import QUESTION, convert_emotion_llama
 from emollama.converters.vision import convert_eva, convert_face_mae, convert_video_mae
-from emollama.encoders.eva import EVA_G, EvaEncoder
+from emollama.encoders.eva import EVA_G
 from emollama.encoders.face_mae import MAE_LARGE
 from emollama.encoders.video_mae import VIDEO_MAE_LARGE
 from emollama.encoders.vit import VisionTransformer, load_vit, shrink
 from emollama.errors import CheckpointError, InputError
-from emollama.presets import Part, assemble_model, build_debug_backbone, build_encoders, encode
+from emollama.presets import assemble_model, build_debug_backbone, build_encoders
 from emollama.types import Message
 
 Tensors = dict[str, torch.Tensor]
@@ -224,38 +224,105 @@ def test_vision_checkpoints_load_strictly(tmp_path: Path) -> None:
         convert_video_mae(tmp_path / "video.pth", tmp_path / "video2", debug=True)
 
 
-def test_an_mp4_becomes_260_tokens_and_every_encoder_looks_at_it() -> None:
-    """The tiny encoders, but EVA-CLIP-g's true 448 px and patches of 14, over a clip with a person's face."""
-    from emollama.checkpoint import ASSETS
-    from emollama.faces import track_faces
-    from emollama.media import read_clip
-    from emollama.presets import Seen
-
-    config, parts, _ = build_encoders("emotion-llama-7b", debug=True)
-    large = EvaEncoder(VisionTransformer(shrink(EVA_G, image_size=448)))
-    parts = tuple(
-        Part(config=p.config, encoder=large, widths=large.widths, encode=lambda seen: large.encode(seen.pictures()))
-        if p.config.kind == "eva"
-        else p
-        for p in parts
-    )
-    clip = read_clip(ASSETS / "sample" / "sample.mp4")
-    assert clip.frames is not None
-    assert clip.audio is not None
-    track = next(t for t in track_faces(clip.frames, audio=clip.audio) if t.is_main)
-    found = encode(parts, Seen(clip=clip, track=track, num_frames=config.num_frames))
-    assert {name: len(tokens) for name, tokens in found.items()} == {
-        "patches": 256, "cls": 1, "face": 1, "temporal": 1, "audio": 1,
-    }  # fmt: skip
-    from dataclasses import replace
-
-    dark = replace(clip, frames=replace(clip.frames, images=clip.frames.images // 4))
-    other = encode(
-        parts,
-        Seen(
-            clip=replace(dark, audio=replace(clip.audio, samples=clip.audio.samples[::-1].copy())),
-            track=replace(track, crops=track.crops[..., ::-1] // 2),
-            num_frames=1,
+def test_an_encoder_in_an_older_file_becomes_weights_of_its_own(tmp_path: Path) -> None:
+    shape = shrink(EVA_G, image_size=56)
+    eva = {name: tensor.clone() for name, tensor in VisionTransformer(shape).state_dict().items()}
+    older = upstream() | {f"visual_encoder.{name}": tensor for name, tensor in eva.items()}
+    older |= {"ln_vision.weight": torch.ones(32), "ln_vision.bias": torch.zeros(32)}
+    report = convert_emotion_llama(save(tmp_path / "c.pth", older), tmp_path / "out", debug=True)
+    fates = {key.key: key.fate for key in report.keys}
+    assert set(fates) == set(older)
+    assert fates["visual_encoder.cls_token"] == "kept"
+    assert fates["ln_vision.bias"] == "confirmed"
+    loaded = load_vit(tmp_path / "out" / "weights" / "eva-clip-g", shape)
+    assert all(torch.equal(tensor, eva[name]) for name, tensor in loaded.state_dict().items())
+    convert_emotion_llama(save(tmp_path / "n.pth", upstream()), tmp_path / "newer", debug=True)
+    assert not (tmp_path / "newer" / "weights").exists()
+    for name, harm, said in (
+        ("torn", lambda t: t.pop("visual_encoder.blocks.1.attn.q_bias"), r"visual_encoder\.blocks\.1.*q_bias: missing"),
+        (
+            "strange",
+            lambda t: t.update({"visual_encoder.head.bias": torch.ones(1)}),
+            r"visual_encoder\.head\.bias: no key",
         ),
+        (
+            "gain",
+            lambda t: t.update({"ln_vision.weight": torch.full((32,), 0.5)}),
+            r"ln_vision\.weight: is not the ident",
+        ),
+    ):
+        spoilt = dict(older)
+        harm(spoilt)
+        with pytest.raises(CheckpointError, match=said):
+            convert_emotion_llama(save(tmp_path / f"{name}.pth", spoilt), tmp_path / name, debug=True)
+        assert not (tmp_path / name).exists()
+
+
+def backbone_folder(folder: Path, **changes: Any) -> Path:
+    """The files that tell a base: its configuration and tokenizer, and a stand-in for its weights."""
+    from safetensors.torch import save_file
+
+    from emollama.config import EMOTION_LLAMA_7B
+
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(EMOTION_LLAMA_7B.backbone.to_hf_dict() | changes), "utf-8")
+    (folder / "tokenizer.json").write_text("{}", "utf-8")
+    save_file({"any": torch.ones(1)}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_backbone_of_another_size_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    other = backbone_folder(tmp_path / "llama-2-13b", hidden_size=5120, num_attention_heads=40, num_key_value_heads=40)
+    said = CliRunner().invoke(
+        app, ["convert", "emotion-llama", str(tmp_path / "none.pth"), str(tmp_path / "out"), "--backbone", str(other)]
     )
-    assert all(not np.allclose(found[name], other[name], atol=1e-5) for name in found)
+    assert said.exit_code == 2
+    assert "hidden_size 5120" in said.output
+    with pytest.raises(CheckpointError, match="there is no"):
+        convert_emotion_llama(tmp_path / "none.pth", tmp_path / "out", backbone=tmp_path / "absent")
+    with pytest.raises(InputError, match="picture is 'last'; allowed: first, peak"):
+        convert_emotion_llama(tmp_path / "none.pth", tmp_path / "out", picture="last", debug=True)
+    refused = CliRunner().invoke(app, ["convert", "eva-clip-g", "a", "b", "--picture", "peak"])
+    assert "belong to emotion-llama" in refused.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_file_of_full_size_converts_on_its_backbone_with_the_published_counts(tmp_path: Path) -> None:
+    """Every tensor has its published shape, and one number that all its places share, so that the file stays small."""
+    wanted = {f"{BASE}.{layer}.self_attn.{target}.lora_A.weight": (64, 4096)
+              for layer in range(32) for target in ("q_proj", "v_proj")}  # fmt: skip
+    wanted |= {name.replace("lora_A", "lora_B"): (4096, 64) for name in wanted}
+    wanted |= {"llama_proj.weight": (4096, 5632), "cls_tk_llama_proj.weight": (4096, 1408)}
+    wanted |= {f"feats_llama_proj{i}.weight": (4096, 1024) for i in (1, 2, 3)}
+    wanted |= {name.replace("weight", "bias"): (4096,) for name in wanted if name.endswith("proj.weight")}
+    wanted |= {f"feats_llama_proj{i}.bias": (4096,) for i in (1, 2, 3)}
+    file = save(tmp_path / "full.pth", {name: torch.full((), 0.5).expand(*shape) for name, shape in wanted.items()})
+    backbone = backbone_folder(tmp_path / "llama-2-7b-chat")
+    said = CliRunner().invoke(
+        app,
+        [
+            "convert",
+            "emotion-llama",
+            str(file),
+            str(tmp_path / "out"),
+            "--backbone",
+            str(backbone),
+            "--picture",
+            "peak",
+        ],
+        env={"COLUMNS": "200"},
+    )
+    assert said.exit_code == 0, said.output
+    groups = json.loads((tmp_path / "out" / "conversion.json").read_text("utf-8"))["groups"]
+    assert groups["LoRA"] == {"fate": "kept", "keys": 128, "parameters": 33_554_432}
+    assert {name: group["parameters"] for name, group in groups.items() if name != "LoRA"} == {
+        "llama_proj -> patches": 23_072_768, "cls_tk_llama_proj -> cls": 5_771_264,
+        "feats_llama_proj1 -> face": 4_198_400, "feats_llama_proj2 -> temporal": 4_198_400,
+        "feats_llama_proj3 -> audio": 4_198_400,
+    }  # fmt: skip
+    assert "33,554,432" in said.output
+    info = AdapterInfo.load(tmp_path / "out")
+    assert info is not None
+    assert info.base_sha256 == base_digest(backbone, backbone / "tokenizer.json")
+    assert info.picture == "peak"
