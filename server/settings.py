@@ -78,8 +78,8 @@ class Settings(BaseSettings):
         4, ge=1, description="Fine-tuned adapters held in memory; the one that was asked least recently makes room."
     )
 
-    max_upload_mb: float = Field(100.0, gt=0, description="Largest file of a request, in MiB.")
-    max_seconds: float = Field(300.0, gt=0, description="Longest clip, in seconds.")
+    max_upload_mb: float = Field(100.0, gt=0, description="Largest file of a request but to /v1/analyses, in MiB.")
+    max_seconds: float = Field(300.0, gt=0, description="Longest clip but at /v1/analyses, in seconds.")
     max_field_kb: int = Field(64, ge=1, description="Largest text field of a request, in KiB.")
     max_uploads: int = Field(8, ge=1, description="Uploads received at the same time; more are told to come back.")
     upload_timeout_seconds: float = Field(120.0, gt=0, description="Time in which an upload must be complete.")
