@@ -21,6 +21,7 @@ What differs, on purpose:
 - Questions are in wordings of our own, and a description's or reason's tag is ``[reason]``, as the demo sends it
   (``[reason_v2]`` in the public stage 2).
 - Stage 1 begins with fresh pairs and projectors, not with MiniGPT-v2's; give ``task.adapter`` a folder to begin with.
+- The frame is the first, as in the public code; ``task.picture=peak`` is the paper's (`emollama.peak_frame`).
 - A modality that a clip lacks is left out of the prompt; the public code feeds zeros. ``task.modality_dropout`` is 0,
   as there.
 - A prompt with its answer has at most 2048 tokens (published: 1024 of the answer, 3800 in all).

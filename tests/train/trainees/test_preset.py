@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -303,3 +304,42 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytes
             read_pairs(wrong)
     with pytest.raises(InputError, match="allowed: emotion, reason"):
         PresetTrainee(options("emollama-8b", task="caption"), LABELS)
+
+
+def test_training_shows_the_frame_that_it_is_told_to_and_the_export_says_which(tmp_path: Path) -> None:
+    from emollama.checkpoint import ASSETS
+    from emollama.faces import track_faces
+    from emollama.media import read_clip
+    from emollama.peak_frame import PeakFrame
+
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in ("face.safetensors", "face.json"):
+        shutil.copyfile(ASSETS / "nano" / name, own / name)
+    first, peak, mine = (
+        PresetTrainee(options("emotion-llama-7b", **more), LABELS)
+        for more in ({}, {"picture": "peak"}, {"picture": "peak", "peak": str(own)})
+    )
+    assert len({first.version, peak.version, mine.version}) == 3  # what was read for one is not taken for another
+    person = read_clip(ASSETS / "sample" / "sample.mp4", fps=5.0, end=3.0)
+    before, after = first.read(person), peak.read(person)
+    assert person.frames is not None
+    track = next(track for track in track_faces(person.frames, audio=person.audio) if track.is_main)
+    at = PeakFrame.load().time(track)
+    nearest = int(np.abs(person.frames.times - at).argmin())
+    assert nearest > 0
+    assert not np.array_equal(before.tokens["patches"], after.tokens["patches"])
+    for stream in ("face", "temporal", "audio"):
+        assert np.array_equal(before.tokens[stream], after.tokens[stream])
+    model = mine.build_model(lora=LORA, train_projectors=True, seed=0)
+    mine.export(model, tmp_path / "export", outcome=Outcome(recipe="debug"))
+    info = AdapterInfo.load(tmp_path / "export")
+    assert info is not None
+    assert info.picture == "peak"
+    assert (tmp_path / "export" / "peak" / "face.safetensors").read_bytes() == (own / "face.safetensors").read_bytes()
+    for model_name, more, said in (
+        ("emollama-8b", {"picture": "peak"}, "looks at 8 frames"),
+        ("emotion-llama-7b", {"peak": str(own)}, "no effect without picture=peak"),
+    ):
+        with pytest.raises(InputError, match=said):
+            PresetTrainee(options(model_name, **more), LABELS)
