@@ -1,7 +1,8 @@
 """``emollama bench serve``: how a service of its own, on the loopback address, bears load.
 
 A process is started as ``emollama serve`` would be, with its data in a temporary folder. First one client asks after
-each answer (what a request takes alone), then several do at once (closed loop); with a rate, requests also come by the
+each answer (what a request takes alone), then several do at once (closed loop), and so on in turns, since many machines
+are slower at one time than at another, which then falls on both. With a rate, requests also come by the
 clock whether others were answered or not (open loop: exponential gaps from a seed, and a request that was sent late
 counts from when it was due). The same clip is sent each time, and the last answers are read, so that what is counted
 is work that was done. The resident memory of the process and its children is taken while it goes.
@@ -106,7 +107,8 @@ def bench_serve(
     clip: Annotated[Path | None, typer.Argument(help="Clip to send; default: the bundled sample.")] = None,
     clients: Annotated[int, typer.Option(min=1, help="Clients that ask at once in the closed loop.")] = 16,
     requests: Annotated[int, typer.Option(min=1, help="Requests of the closed loop.")] = 200,
-    alone: Annotated[int, typer.Option(min=1, help="Requests of one client alone, before it.")] = 30,
+    alone: Annotated[int, typer.Option(min=1, help="Requests of one client alone.")] = 30,
+    turns: Annotated[int, typer.Option(min=1, help="How often one client and several take turns.")] = 1,
     rate: Annotated[
         float | None, typer.Option(min=0.01, help="Also an open loop of so many requests a second.")
     ] = None,
@@ -129,19 +131,22 @@ def bench_serve(
         path = clip or sample_clip()
         if not path.is_file():
             raise InputError(f"clip {str(path)!r} is not a file", field="clip")
+        if turns > min(alone, requests):
+            raise InputError(f"turns is {turns}; allowed: 1 to {min(alone, requests)}, a request each", field="turns")
         if plot is not None:
             _require_plot(plot)
         content = path.read_bytes() if cut is None else beginning_of(path, seconds=cut)
         with console.status("loading the service"), started_service(model, places=max(clients, 64)) as service:
-            loads, memory = asyncio.run(
-                measure(
-                    service, path.name, content, clients=clients, requests=requests, alone=alone, rate=rate, seed=seed
-                )
-            )
+            measuring = measure(
+                service, path.name, content, clients=clients, requests=requests, alone=alone, turns=turns, rate=rate,
+                seed=seed,
+            )  # fmt: skip
+            loads, memory = asyncio.run(measuring)
     except EmoLlamaError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(2) from error
-    figures = {"clip_seconds": cut, **summarise(path, loads=loads, memory=memory)}  # null: the whole clip
+    # no seconds: the whole clip
+    figures = {"clip_seconds": cut, "turns": turns, **summarise(path, loads=loads, memory=memory)}
     console.print(table_of(loads, title=f"{model} on {path.name}"))
     growth = figures["memory"]["growth_mib"]
     console.print(
@@ -281,10 +286,11 @@ async def measure(
     clients: int,
     requests: int,
     alone: int,
+    turns: int,
     rate: float | None,
     seed: int,
 ) -> tuple[list[Load], list[MemorySample]]:  # fmt: skip
-    """Send the loads one after the other; one request before them warms up and must be answered."""
+    """Send the loads, those of the closed loop in turns; one request before them warms up and must be answered."""
     import httpx
 
     watch = Watch(service.pid)
@@ -307,8 +313,7 @@ async def measure(
             raise InputError(f"the service answers {name} with {first.outcome}", field="clip")
         memory = asyncio.create_task(watch.run())
         try:
-            loads = [await closed_loop(ask, clients=1, requests=alone)]
-            loads.append(await closed_loop(ask, clients=clients, requests=requests))
+            loads = await in_turns(ask, [(1, alone), (clients, requests)], turns=turns)
             if rate is not None:
                 loads.append(await open_loop(ask, rate=rate, requests=requests, seed=seed))
         finally:
@@ -333,6 +338,23 @@ async def closed_loop(ask: Ask, *, clients: int, requests: int) -> Load:
     await asyncio.gather(*(client() for _ in range(clients)))
     how = "one client" if clients == 1 else f"{clients} clients"
     return Load(how=how, replies=tuple(replies), seconds=time.perf_counter() - started)
+
+
+async def in_turns(ask: Ask, loads: Sequence[tuple[int, int]], *, turns: int) -> list[Load]:
+    """Send closed loops of (clients, requests) in so many turns, an equal part of each load in every turn."""
+    parts: list[list[Load]] = [[] for _ in loads]
+    for turn in range(turns):
+        for (clients, requests), sent in zip(loads, parts, strict=True):
+            share = requests * (turn + 1) // turns - requests * turn // turns
+            sent.append(await closed_loop(ask, clients=clients, requests=share))
+    return [
+        Load(
+            how=sent[0].how,
+            replies=tuple(reply for part in sent for reply in part.replies),
+            seconds=sum(part.seconds for part in sent),
+        )
+        for sent in parts
+    ]
 
 
 async def open_loop(ask: Ask, *, rate: float, requests: int, seed: int) -> Load:

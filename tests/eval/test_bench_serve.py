@@ -20,6 +20,7 @@ from eval.bench_serve import (
     beginning_of,
     closed_loop,
     draw,
+    in_turns,
     memory_growth,
     open_loop,
     percentile,
@@ -53,6 +54,31 @@ def test_a_closed_loop_keeps_so_many_requests_under_way() -> None:
     assert (ask.total, ask.most, len(load.replies)) == (21, 4, 21)
     figures = load.to_json_dict()
     assert (figures["answered"], figures["failed"]) == (20, {"429": 1})
+
+
+def test_one_client_and_several_take_turns_and_nothing_is_asked_twice_or_left_out() -> None:
+    now, seen = 0, []
+
+    async def ask(due: float) -> Reply:
+        nonlocal now
+        now += 1
+        await asyncio.sleep(0.001)  # until all that are asked at once have been
+        seen.append(now)
+        await asyncio.sleep(0.001)
+        now -= 1
+        return Reply(seconds=time.perf_counter() - due, outcome="200")
+
+    alone, together = asyncio.run(in_turns(ask, [(1, 5), (4, 16)], turns=2))
+    assert (alone.how, len(alone.replies), together.how, len(together.replies)) == ("one client", 5, "4 clients", 16)
+    assert [number == 1 for number in seen].count(True) >= 5
+    first = seen.index(next(number for number in seen if number > 1))
+    assert (first, seen[first + 8 : first + 11]) == (2, [1, 1, 1])  # 2 alone, 8 together, 3 alone, 8 together
+    assert alone.seconds + together.seconds >= 0.01
+
+
+def test_turns_want_a_request_each() -> None:
+    answer = CliRunner().invoke(app, ["--turns", "31"])
+    assert (answer.exit_code, "allowed: 1 to 30" in answer.output) == (2, True)
 
 
 def test_an_open_loop_does_not_wait_for_answers() -> None:
