@@ -93,7 +93,7 @@ class PagedChat:
 
     def check(self, options: ReplyOptions) -> None:
         refused = (
-            ("response_format", options.form.kind == "json_schema", "text or json_object"),
+            ("response_format", options.form.kind != "text", "text"),
             ("seed", options.seed is not None and options.temperature > 0, "none, for a reply that is drawn"),
             ("logprobs", options.top_logprobs is not None, "none"),
         )

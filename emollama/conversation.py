@@ -241,7 +241,7 @@ class Conversation:
         if asked.prefix is None or cues is None:
             yield from self._nothing(asked, options, index)
             return
-        if asked.pieces is None and self.analyzer.parts.answers != "supported":
+        if options.form.kind == "text" and self.analyzer.parts.answers != "supported":
             yield from self._free(asked, options, index, cancelled)
             return
         if asked.pieces is not None:

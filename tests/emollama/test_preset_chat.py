@@ -144,6 +144,16 @@ def test_a_chat_over_pages_says_what_one_over_our_own_runtime_says(lean: Analyze
     assert "".join(piece.text for piece in told[1][3])
 
 
+def test_a_json_object_is_one_also_where_sentences_are_free(lean: Analyzer) -> None:
+    talk = conversation_of(lean)
+    options = ReplyOptions(form=AnswerForm(kind="json_object"))
+    asked = talk.ask(talk.read(_words_only(lean), transcript=WORDS), "What do they feel?", options=options)
+    said = list(talk.replies(asked, options))
+    document = json.loads("".join(piece.text for piece in said))
+    assert document["emotion"]
+    assert said[-1].finish == "stop"
+
+
 def test_a_chat_over_pages_ends_when_nobody_waits_and_draws_when_asked(paged: Analyzer) -> None:
     talk = conversation_of(paged)
     reading = talk.read(_words_only(paged), transcript=WORDS)
@@ -163,6 +173,7 @@ def test_a_chat_over_pages_ends_when_nobody_waits_and_draws_when_asked(paged: An
         (ReplyOptions(temperature=0.5, seed=1), "seed"),
         (ReplyOptions(top_logprobs=2), "logprobs"),
         (ReplyOptions(form=AnswerForm(kind="json_schema", schema={"type": "object"})), "response_format"),
+        (ReplyOptions(form=AnswerForm(kind="json_object")), "response_format"),
     ],
 )
 def test_what_pages_cannot_do_is_refused_by_the_name_that_was_used(
