@@ -94,7 +94,7 @@ MODELS: Mapping[str, WeightsEntry] = MappingProxyType(
             revision="90cb660492214f687e60f5ca509b20edae6e75bd",
             licence="MIT",
             gigabytes=1.3,
-            pickle_note="pytorch_model.bin; convert it to a folder with config.json and model.safetensors",
+            pickle_note="pytorch_model.bin with config.json beside it; `emollama convert hubert`",
         ),
         "hsemotion-b0": WeightsEntry(
             repo=None,
@@ -108,21 +108,21 @@ MODELS: Mapping[str, WeightsEntry] = MappingProxyType(
             revision=None,
             licence="MIT",
             gigabytes=2.0,
-            pickle_note="eva_vit_g.pth of LAVIS (BLIP-2); convert it to safetensors with its own key names",
+            pickle_note="eva_vit_g.pth of LAVIS (BLIP-2); `emollama convert eva-clip-g`",
         ),
         "face-mae": WeightsEntry(
             repo=None,
             revision=None,
             licence="EULA of MER2023 (academic)",
             gigabytes=1.2,
-            pickle_note="mae_checkpoint-340.pth of the Emotion-LLaMA authors; convert it to safetensors",
+            pickle_note="mae_checkpoint-340.pth of the Emotion-LLaMA authors; `emollama convert face-mae`",
         ),
         "video-mae": WeightsEntry(
             repo=None,
             revision=None,
             licence="EULA of MER2023 (academic)",
             gigabytes=1.2,
-            pickle_note="maeVideo_ckp199 of the Emotion-LLaMA authors; convert it to safetensors",
+            pickle_note="maeVideo_ckp199 of the Emotion-LLaMA authors; `emollama convert video-mae`",
         ),
     }
 )

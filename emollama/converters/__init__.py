@@ -17,6 +17,7 @@ CONVERTERS: Mapping[str, str] = MappingProxyType(
         "eva-clip-g": "emollama.converters.vision:convert_eva",
         "face-mae": "emollama.converters.vision:convert_face_mae",
         "hsemotion": "emollama.converters.hsemotion:convert_hsemotion",
+        "hubert": "emollama.converters.hubert:convert_hubert",
         "video-mae": "emollama.converters.vision:convert_video_mae",
     }
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def convert(
-    name: Annotated[str, typer.Argument(help="emotion-llama, eva-clip-g, face-mae, hsemotion or video-mae.")],
+    name: Annotated[str, typer.Argument(help="emotion-llama, eva-clip-g, face-mae, hsemotion, hubert or video-mae.")],
     checkpoint: Annotated[Path, typer.Argument(help="The published file (.pth, .pt).")],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
     layout: Annotated[

@@ -117,6 +117,17 @@ class HubertEncoder:
         return hidden[0].float()  # [T, D]
 
 
+def expected_tensors(document: Mapping[str, Any], *, where: str) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of the tensors of a HuBERT with that ``config.json``; raises `CheckpointError`."""
+    from transformers import HubertConfig, HubertModel
+
+    if document.get("model_type") != "hubert":
+        raise CheckpointError(f"{where} says model_type {document.get('model_type')!r}; allowed: 'hubert'")
+    with torch.device("meta"):
+        model = HubertModel(HubertConfig(**document))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
 def check_folder(folder: Path) -> None:
     """Raise `CheckpointError` unless a folder holds safe weights."""
     if not (folder / "model.safetensors").is_file():

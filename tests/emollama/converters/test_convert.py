@@ -18,14 +18,16 @@ from emollama.backbones.lora import load_lora
 from emollama.chat_prompt import ChatRenderer
 from emollama.cli import app
 from emollama.converters.emotion_llama import QUESTION, convert_emotion_llama
+from emollama.converters.hubert import convert_hubert
 from emollama.converters.vision import convert_eva, convert_face_mae, convert_video_mae
 from emollama.encoders.eva import EVA_G
 from emollama.encoders.face_mae import MAE_LARGE
+from emollama.encoders.hubert import HubertEncoder
 from emollama.encoders.video_mae import VIDEO_MAE_LARGE
 from emollama.encoders.vit import VisionTransformer, load_vit, shrink
 from emollama.errors import CheckpointError, InputError
 from emollama.presets import assemble_model, build_debug_backbone, build_encoders
-from emollama.types import Message
+from emollama.types import Audio, Message
 
 Tensors = dict[str, torch.Tensor]
 WIDTH, RANK = 32, 2  # of the debug build: backbone and every encoder are 32 wide
@@ -326,3 +328,40 @@ def test_a_file_of_full_size_converts_on_its_backbone_with_the_published_counts(
     assert info is not None
     assert info.base_sha256 == base_digest(backbone, backbone / "tokenizer.json")
     assert info.picture == "peak"
+
+
+def test_a_hubert_in_either_spelling_becomes_a_folder_that_loads(tmp_path: Path) -> None:
+    encoder = HubertEncoder.build(debug=True)
+    state = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
+    old = {
+        name.replace(".parametrizations.weight.original0", ".weight_g").replace(
+            ".parametrizations.weight.original1", ".weight_v"
+        ): tensor
+        for name, tensor in state.items()
+    }
+    assert set(old) != set(state)
+    sound = Audio(samples=np.random.default_rng(5).normal(size=20_000).astype(np.float32))
+    for name, tensors in {
+        "old": old,
+        "new": state,
+        "tuned": {f"hubert.{n}": t for n, t in old.items()} | {"lm_head.weight": torch.zeros(2, 32)},
+    }.items():
+        folder = tmp_path / f"published-{name}"
+        folder.mkdir()
+        torch.save(tensors, folder / "pytorch_model.bin")
+        (folder / "config.json").write_text(encoder.model.config.to_json_string(), "utf-8")
+        said = CliRunner().invoke(app, ["convert", "hubert", str(folder / "pytorch_model.bin"), str(tmp_path / name)])
+        assert said.exit_code == 0, said.output
+        loaded = HubertEncoder.load(tmp_path / name)
+        assert np.allclose(loaded.encode(sound)["audio"], encoder.encode(sound)["audio"], atol=1e-6)
+    folder = tmp_path / "published-old"
+    torch.save({n: t for n, t in old.items() if "weight_g" not in n} | {"spare": torch.ones(1)}, folder / "m.bin")
+    with pytest.raises(CheckpointError, match=r"spare: no key.*pos_conv_embed.*original0: missing"):
+        convert_hubert(folder / "m.bin", tmp_path / "torn")
+    (folder / "config.json").write_text('{"model_type": "wav2vec2"}', "utf-8")
+    with pytest.raises(CheckpointError, match="allowed: 'hubert'"):
+        convert_hubert(folder / "pytorch_model.bin", tmp_path / "torn")
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="says the sizes"):
+        convert_hubert(folder / "pytorch_model.bin", tmp_path / "torn")
+    assert not (tmp_path / "torn").exists()
