@@ -1,8 +1,8 @@
 """A HuBERT that is published as ``pytorch_model.bin`` -> the folder that `emollama.encoders.hubert` loads strictly.
 
 Its ``config.json`` lies beside the file and says which tensors there must be. The weight of the convolution of
-positions is kept in two parts, whose names torch has changed since; both are taken. Keys below ``hubert.`` (of a model tuned to
-recognise speech) are those of the encoder, and its output layer is left, by name.
+positions is kept in two parts, whose names torch has changed since; both are taken. Keys below ``hubert.`` (of a model
+tuned to recognise speech) are those of the encoder, and its output layer is left, by name.
 """
 
 from __future__ import annotations
