@@ -87,7 +87,11 @@ class DataFolder:
         return self.root / relative
 
     def remove_tree(self, folder: Path) -> None:
-        """Remove a folder under the root with what is in it; one that is gone already is no error."""
+        """Remove a folder under the root with what is in it; that it is gone, or goes meanwhile, is no error."""
         assert folder != self.root
         assert folder.is_relative_to(self.root)
-        shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
+        while folder.exists():
+            try:
+                shutil.rmtree(folder)
+            except FileNotFoundError:  # somebody else, such as the end of a job, removes the same; the rest is left
+                continue

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from server.auth import new_key
 from server.chat.cache import ClipKey
 from server.keys_cli import app as command
+from server.layout import DataFolder
 from server.records import keys
 
 pytestmark = pytest.mark.anyio
@@ -155,3 +157,15 @@ async def test_what_is_being_analysed_is_erased_too(service: Any, analyzer_type:
         assert answer.json()["erased"]["analyses"] == 2
         assert await asyncio.to_thread(s.analyzer.was_cancelled.wait, 20)
         assert places(s.app.state.data.root, s.temp_dir) == set()
+
+
+def test_two_may_remove_the_same_folder_at_once(tmp_path: Path) -> None:
+    """An erasure and the housekeeping do."""
+    data = DataFolder(tmp_path)
+    for _ in range(5):
+        for number in range(60):
+            (tmp_path / "jobs" / "j" / str(number) / "checkpoints").mkdir(parents=True)
+        with ThreadPoolExecutor(4) as pool:
+            removing = [pool.submit(data.remove_tree, tmp_path / "jobs" / "j") for _ in range(4)]
+        assert [each.exception() for each in removing] == [None] * 4
+        assert not (tmp_path / "jobs" / "j").exists()

@@ -1,14 +1,17 @@
 """A cluster of two nodes on this machine and a door to it, in one process: ``python two_nodes.py``.
 
-Settings come from the environment. A line on standard input kills the node that the door is not on.
+Settings come from the environment. A line on standard input kills the node that the door is not on,
+as soon as all replicas take calls.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 
 import ray
+from ray import serve
 from ray.cluster_utils import Cluster
 
 from server.cli import run_server, server_config
@@ -25,8 +28,16 @@ def main() -> None:
     far = cluster.add_node(**room)
     cluster.wait_for_nodes()
 
+    def all_run() -> bool:
+        """Whether all replicas take calls; one that is still loading has nothing to lose."""
+        found = serve.status().applications.values()
+        states = [each.replica_states for app in found for each in app.deployments.values()]
+        return len(states) == 2 and all(state == {"RUNNING": 2} for state in states)
+
     def obey() -> None:
         sys.stdin.readline()
+        while not all_run():
+            time.sleep(0.1)
         cluster.remove_node(far, allow_graceful=False)
 
     ray_settings = RaySettings(address=cluster.address, encoders_min=2, encoders_max=2, decoder_min=2, decoder_max=2)
