@@ -22,8 +22,8 @@ from eval.tasks import TASKS, describe_task, load_task
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from emollama.html_page import Section
     from eval.ask import EvalModel
-    from eval.report_tables import Section
     from eval.robustness_run import Sweep
     from eval.run import EvalOptions, RunResult
     from eval.task import EvalTask
@@ -390,10 +390,10 @@ def read_crops(
     """Read every crop of every video with a face model, and keep scores and embeddings for heads and submissions."""
     with _errors_in_one_line():
         from emollama.abaw.heads import TunedHeads
-        from emollama.encoders.face import FaceEncoder
+        from emollama.encoders.onnx_face import load_face
         from eval.submissions.read_crops import read_folder
 
-        encoder = FaceEncoder.load(model, device=device, batch_size=batch_size, flip=False)
+        encoder = load_face(model, device=device, batch_size=batch_size, flip=False)
         heads = None if sparse is None else TunedHeads.load(sparse)
         for video, count in read_folder(encoder, crops, output, heads=heads):
             typer.echo(f"{video}: {count} faces")

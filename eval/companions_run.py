@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emollama.html_page import Section
 from eval.ask import give
 from eval.companions import Companions, Told, ask_all, collect
-from eval.report_tables import Section, number
+from eval.report_tables import number
 from eval.run import ITEM_ERRORS, EvalOptions, read_items
 from eval.task import EvalTask, Item
 

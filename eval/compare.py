@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from emollama.errors import InputError
+from emollama.html_page import Section
 from eval.predictions import PREDICTIONS, Record
-from eval.report_tables import Section, name_of, number
+from eval.report_tables import name_of, number
 from eval.run_dir import ANSWERS, CONFIG, RESULT, by_id, read_document, read_records
 from eval.score_files import some
 from eval.score_tasks import SCORE_TASKS

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from emollama.errors import InputError
-from eval.report_html import render_card, render_page
+from emollama.html_page import Section, render_card, render_page
 from eval.report_markdown import render_section
-from eval.report_tables import LOWER_IS_BETTER, Section, name_of, number
+from eval.report_tables import LOWER_IS_BETTER, name_of, number
 from eval.run_dir import RESULT, read_document
 
 

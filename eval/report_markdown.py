@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from eval.report_tables import Section, headline, sections
+from emollama.html_page import Section
+from eval.report_tables import headline, sections
 
 
 def render_markdown(document: Mapping[str, Any], environment: Mapping[str, Any]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from emollama.html_page import Section
 
 # Figures as people know them.
 NAMES: Mapping[str, str] = {
@@ -18,17 +19,6 @@ NAMES: Mapping[str, str] = {
 }  # fmt: skip
 # Figures of which less is better.
 LOWER_IS_BETTER = frozenset({"ece", "aurc", "mse"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A titled table; ``text`` stands above it. ``key`` names it for what is drawn beside it."""
-
-    key: str
-    title: str
-    header: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    text: str = ""
 
 
 def name_of(figure: str) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from emollama.errors import InputError
+from emollama.html_page import Section
 from eval.report_markdown import render_section
-from eval.report_tables import Section, name_of, sections, with_interval
+from eval.report_tables import name_of, sections, with_interval
 from eval.run_dir import FORMAT, read_document
 
 _TABLES = ("published", "classes", "columns", "ablation", "errors")
