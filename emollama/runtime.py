@@ -206,16 +206,22 @@ class DecodeBatch:
         if self._cache is None:
             held = prefix.cache.lengths[row]
             capacity = min(held + reserve, self.backbone.shape.max_positions)
-            self._cache = prefix.cache.fork([row], capacity=capacity)
-            self._logits = self.backbone.logits(prefix.hidden[row : row + 1])
-        else:
-            self._cache.append(prefix.cache, row)
-            self._logits = torch.cat((self._logits, self.backbone.logits(prefix.hidden[row : row + 1])))
+            self._cache = prefix.cache.fork([], capacity=capacity) if self.backbone.keeps_cache else None
+        fresh = self.backbone.logits(prefix.hidden[row : row + 1])
+        if self._cache is None:
+            self._cache, self._logits = prefix.cache.fork([row], capacity=capacity), fresh
+            return
+        self._logits = torch.cat((self._logits, fresh)) if self._cache.num_rows else fresh
+        self._cache.append(prefix.cache, row)
 
     @torch.inference_mode()
     def adopt(self, prefix: Prefix) -> None:
-        """Take over all rows of a prefix that nobody else holds, without copying; only an empty batch can."""
-        assert self._cache is None
+        """Take over all rows of a prefix that nobody else holds, where possible without copying; only when empty."""
+        assert self.num_rows == 0
+        if self.backbone.keeps_cache:
+            for row in range(prefix.num_rows):
+                self.admit(prefix, row, reserve=prefix.cache.capacity - prefix.lengths[row])
+            return
         self._cache, self._logits = prefix.cache, self.backbone.logits(prefix.hidden)
 
     @torch.inference_mode()
@@ -224,7 +230,11 @@ class DecodeBatch:
         assert self._cache is not None
         last = self.num_rows - 1
         if last == 0:
-            self._cache, self._logits = None, torch.empty(0)
+            if self.backbone.keeps_cache:
+                self._cache.drop(row)
+            else:
+                self._cache = None
+            self._logits = torch.empty(0)
             return
         self._cache.drop(row)
         if row != last:

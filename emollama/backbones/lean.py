@@ -10,7 +10,8 @@ everything that is constant is folded into the weights once at loading:
   (a dot product does not care about the order of its terms).
 Keys and values lie in a `KvCache`; a row's prefix is computed once and copied where it is needed. What is left of the
 small operations' cost is saved by `emollama.backbones.step_graph`, which runs the same weights where it can: a small
-model in float32 on the processor. Everything else is computed by torch here, and a test holds the two together.
+model in float32 on the processor; and on a GPU by `emollama.backbones.static_step`, which replays a step as one CUDA
+graph. Everything else is computed by torch here, and tests hold them together.
 The module knows nothing of prompts or label sets. Rows are padded on the right inside `extend` only.
 """
 
@@ -28,12 +29,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emollama.backbones.kv_cache import KvCache
+from emollama.backbones.static_step import StaticStep
 from emollama.backbones.step_graph import StepGraph
 from emollama.config import LlamaShape
 from emollama.errors import CheckpointError, InputError
 from emollama.tensors import check_tensors, read_folder, read_tensors
 
-Steps = Literal["auto", "torch"]  # who computes: the fastest that fits, or torch whatever else would fit
+# Who computes: the fastest that fits, torch operation by operation, or torch in shapes that do not change.
+Steps = Literal["auto", "torch", "static"]
 
 
 class _Layer:
@@ -62,6 +65,8 @@ class LeanLlama:
         self._graph: StepGraph | None = None  # made when first it is needed
         self._wants_graph = steps == "auto" and StepGraph.supports(self)
         self._graph_lock = threading.Lock()
+        is_static = steps == "static" or (steps == "auto" and embedding.device.type == "cuda")
+        self._static = StaticStep(self) if is_static else None
         self._num_threads = torch.get_num_threads()  # of a process that has nothing else to do; see `emollama.cores`
 
     @classmethod
@@ -131,6 +136,45 @@ class LeanLlama:
             finish(head),
             steps=steps,
         )
+
+    @classmethod
+    def with_random_weights(
+        cls,
+        shape: LlamaShape,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        steps: Steps = "auto",
+        seed: int = 0,
+    ) -> LeanLlama:
+        """Make a model that says nothing, at the speed of one that does; its weights are drawn on the device."""
+        draw = torch.Generator(device).manual_seed(seed)
+
+        def matrix(rows: int, columns: int) -> Tensor:
+            drawn = torch.empty(rows, columns, dtype=dtype, device=device)
+            return drawn.normal_(std=rows**-0.5, generator=draw)
+
+        width, inner = shape.hidden_size, shape.intermediate_size
+        heads, all_heads = shape.num_heads * shape.size_of_head, shape.num_heads + 2 * shape.num_kv_heads
+        layers = []
+        for _ in range(shape.num_layers):
+            qkv, gate_up = matrix(width, all_heads * shape.size_of_head), matrix(width, 2 * inner)
+            for normed in (qkv, gate_up):  # as `from_tensors` folds the norm's sqrt(width)
+                normed.mul_(math.sqrt(width))
+            layers.append(_Layer(qkv, matrix(heads, width), gate_up, matrix(inner, width)))
+        head = matrix(width, shape.vocab_size).mul_(math.sqrt(width))
+        return cls(shape, matrix(shape.vocab_size, width), layers, head, steps=steps)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the weights that a step reads: all but the embedding, of which it reads a row a token."""
+        matrices = [weights for each in self.layers for weights in (each.qkv, each.o, each.gate_up, each.down)]
+        return sum(matrix.numel() * matrix.element_size() for matrix in [*matrices, self.head])
+
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether steps are sooner on a cache that stays where it is, also while it holds no rows."""
+        return self._static is not None
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return input embeddings [..., W]."""
@@ -218,6 +262,8 @@ class LeanLlama:
         graph = self._step_graph()
         if graph is not None:
             return graph.step(cache, token_ids).hidden.clone()
+        if self._static is not None:
+            return self._static.step(cache, token_ids).hidden.clone()
         cache.reserve(capacity=held)
         rotations = self.rotations(held)
         heads, kv_heads, size = shape.num_heads, shape.num_kv_heads, shape.size_of_head
@@ -237,7 +283,7 @@ class LeanLlama:
             if self.dtype == torch.float32:
                 torch.view_as_complex(qkv[:, :rotated].view(num_rows, rotated, -1, 2)).mul_(rotation)
             else:
-                qkv[:, :rotated] = self._rotate(qkv[:, :rotated], rotation)
+                qkv[:, :rotated] = self.rotate(qkv[:, :rotated], rotation)
             known = cache.layers[layer]
             fresh = qkv[:, heads:].view(num_rows, 2, kv_heads, size)
             if uniform:
@@ -265,11 +311,11 @@ class LeanLlama:
         """
         graph = self._step_graph()
         if all(len(run) == 1 for run in runs):
-            token_ids = [run[0] for run in runs]
-            if graph is None:
+            token_ids, fixed = [run[0] for run in runs], graph or self._static
+            if fixed is None:
                 return self.logits(self.step(cache, token_ids))
             self._check_length(max(cache.lengths) + 1)
-            return graph.step(cache, token_ids).logits
+            return fixed.step(cache, token_ids).logits
         embeddings = self._rows_of([token for run in runs for token in run]).split([len(run) for run in runs])
         if graph is None:
             return self.logits(self.extend(cache, embeddings))
@@ -300,7 +346,7 @@ class LeanLlama:
             if self.dtype == torch.float32:
                 torch.view_as_complex(qkv[..., :rotated, :].unflatten(-1, (-1, 2))).mul_(rotation)
             else:
-                qkv[..., :rotated, :] = self._rotate(qkv[..., :rotated, :], rotation)
+                qkv[..., :rotated, :] = self.rotate(qkv[..., :rotated, :], rotation)
             q, kv = qkv.transpose(1, 2).split((heads, 2 * kv_heads), dim=1)
             mixed = attend(layer, q, kv)
             x = x + torch.matmul(mixed.transpose(1, 2).flatten(2), weights.o)
@@ -315,7 +361,7 @@ class LeanLlama:
         wide = x.float()
         return (wide / torch.hypot(torch.linalg.vector_norm(wide, dim=-1, keepdim=True), self._norm_floor)).to(x.dtype)
 
-    def _rotate(self, heads: Tensor, rotation: Tensor) -> Tensor:
+    def rotate(self, heads: Tensor, rotation: Tensor) -> Tensor:
         """Rotate [..., N, D] by [..., 1 or N, D / 2] complex, in fp32."""
         pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * rotation).flatten(-2).to(heads.dtype)

@@ -124,7 +124,7 @@ class SharedLlama(LeanLlama):
             normed = self._norm(x)
             qkv = _updated(torch.matmul(normed, weights.qkv), normed, groups, layer, "qkv")
             qkv = qkv.unflatten(-1, (rotated + kv_heads, size))
-            qkv = torch.cat((self._rotate(qkv[..., :rotated, :], rotation), qkv[..., rotated:, :]), dim=-2)
+            qkv = torch.cat((self.rotate(qkv[..., :rotated, :], rotation), qkv[..., rotated:, :]), dim=-2)
             q, kv = qkv.transpose(1, 2).split((heads, 2 * kv_heads), dim=1)
             mixed = attend(layer, q, kv).transpose(1, 2).flatten(2)
             x = x + _updated(torch.matmul(mixed, weights.o), mixed, groups, layer, "o")
