@@ -36,6 +36,7 @@ class TrainConfig:
     The warm-up climbs from ``warmup_start_ratio`` times the peak rate; ``optimizer`` "adamw_8bit" keeps its moments in
     8 bits, in pages that may move to the host where there is a GPU.
     ``projector_learning_rate`` is the peak rate of parameters under ``projectors.`` (``None``: that of the others).
+    ``sam_rho`` is the radius of sharpness-aware minimisation (`train.sharpness`); a step then costs two.
     ``ema_decay`` 0 turns weight averaging off; with it, validation, ``best`` and the export use the averaged weights.
     ``gradient_checkpointing`` computes a layer's activations again in the backward pass instead of keeping them.
     ``validate_every_steps`` adds validations to those at the end of every ``validate_every_epochs``-th epoch.
@@ -64,6 +65,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
     clip_norm: float | None = 1.0
+    sam_rho: float | None = None
     ema_decay: float = 0.0
     precision: Precision = "fp32"
     gradient_checkpointing: bool = False
@@ -98,6 +100,7 @@ class TrainConfig:
         )
         _check(0 <= self.warmup_start_ratio <= 1, "warmup_start_ratio", self.warmup_start_ratio, "0 to 1")
         _check(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "more than 0, or null")
+        _check(self.sam_rho is None or self.sam_rho > 0, "sam_rho", self.sam_rho, "more than 0, or null")
         for name, kinds in (("precision", Precision), ("schedule", Schedule), ("optimizer", Optimizer)):
             _check(getattr(self, name) in get_args(kinds), name, getattr(self, name), " | ".join(get_args(kinds)))
         _check(self.device in ("auto", "cpu"), "device", self.device, "auto | cpu")

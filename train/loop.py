@@ -5,7 +5,8 @@ How many processes train, and what each holds, comes from the file given to ``ac
 
 A step is one update over ``accumulate_steps`` batches of every process. Its loss is the mean over all their terms:
 batches that say how many they have (``weight``, such as answer tokens) count by it, others count alike, whichever
-process had them and however they were accumulated.
+process had them and however they were accumulated. With ``sam_rho`` the step's batches are gone through twice: for the
+direction in which their loss rises, and for the gradient there (`train.sharpness`).
 
 Before every batch torch's generators are seeded from (seed, epoch, number of the batch in the epoch over all
 processes), and before every validation from (seed, step). Dropout thus depends neither on the rank nor on where a run
@@ -38,7 +39,8 @@ from train.failures import explained_memory, not_finite
 from train.figures import Figures
 from train.optimizer import build_optimizer, set_learning_rate, trained_parameters
 from train.run_dir import Checkpoint, Position, RunDir
-from train.shares import Shares
+from train.shares import Share, Shares
+from train.sharpness import at_sharpest, check_sharpness
 from train.strategy import Strategy
 from train.task import Task
 from train.trackers import require_trackers, start_trackers
@@ -74,6 +76,7 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
     """
     require_trackers(config.trackers)
     strategy = Strategy(config)
+    check_sharpness(config, strategy.kind)
     with strategy.main_first():
         run_dir = RunDir(config, resume=resume, writes=strategy.is_main)
     if config.threads:
@@ -177,6 +180,17 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
         if is_finished() and at.step < total_steps:
             logger.info("no better %s for %d validations: stopping", config.monitor_name, at.stale)
 
+    def learn(share: Share, weight: float, *, counts: bool) -> None:
+        """Add up the gradients of a step's batches; ``counts``: what they report is a figure of the run."""
+        for turn, micro in enumerate(share.micro_batches, 1):
+            seed_generators(strategy.device, config.seed, epoch, micro.index)
+            with strategy.accumulating(prepared, is_update=turn == len(share.micro_batches)):
+                loss, reported = prepared(task.loss, micro.batch)
+                strategy.backward(loss * (micro.weight * strategy.size / weight))
+            if micro.weight and counts:
+                figures.watch(at.step + 1, loss.detach())
+                figures.add({"loss": loss.detach(), **reported}, weight=micro.weight)
+
     stopped = False
     clock, saved_at = Clock(), time.monotonic()
     with _stop_signal() as stop, display, explained_memory(config):
@@ -192,14 +206,10 @@ def run(config: TrainConfig, task: Task, *, resume: bool = False) -> RunResult:
                 weight, tokens = strategy.sum(share.weight, share.num_tokens)
                 if weight <= 0:
                     raise InputError(f"the batches of step {at.step + 1} have no term to learn", field="task")
-                for turn, micro in enumerate(share.micro_batches, 1):
-                    seed_generators(strategy.device, config.seed, epoch, micro.index)
-                    with strategy.accumulating(prepared, is_update=turn == len(share.micro_batches)):
-                        loss, reported = prepared(task.loss, micro.batch)
-                        strategy.backward(loss * (micro.weight * strategy.size / weight))
-                    if micro.weight:
-                        figures.watch(at.step + 1, loss.detach())
-                        figures.add({"loss": loss.detach(), **reported}, weight=micro.weight)
+                learn(share, weight, counts=True)
+                if config.sam_rho is not None:
+                    with at_sharpest(model, optimizer, rho=config.sam_rho):
+                        learn(share, weight, counts=False)
                 norm = strategy.update(optimizer, parameters)
                 if norm is not None:
                     figures.add({"gradient_norm": norm}, weight=1.0)
