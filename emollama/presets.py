@@ -385,6 +385,10 @@ def _make(config: EncoderConfig, *, debug: bool) -> Any:
             from emollama.encoders.clip import ClipEncoder
 
             return ClipEncoder.build(**options, debug=debug)
+        case "emovclip":
+            from emollama.encoders.emovclip import EmoVclipEncoder
+
+            return EmoVclipEncoder.build(max_frames=options.get("max_frames", 16), debug=debug)
         case "eva":
             from emollama.encoders.eva import EvaEncoder
 
@@ -410,9 +414,10 @@ def _read(config: EncoderConfig, place: Path) -> Any:
     options = dict(config.options)
     match config.kind:
         case "face":
-            from emollama.encoders.face import FaceEncoder
+            from emollama.encoders.onnx_face import load_face
 
-            return FaceEncoder.load(_file(place, "face.safetensors"))
+            graph = place / "face.onnx"
+            return load_face(graph if graph.is_file() else _file(place, "face.safetensors"))
         case "voice":
             from emollama.encoders.voice import VoiceEncoder
 
@@ -429,6 +434,10 @@ def _read(config: EncoderConfig, place: Path) -> Any:
             from emollama.encoders.clip import ClipEncoder
 
             return ClipEncoder.load(place, **options)
+        case "emovclip":
+            from emollama.encoders.emovclip import EmoVclipEncoder
+
+            return EmoVclipEncoder.load(place, **options)
         case "eva":
             from emollama.encoders.eva import EvaEncoder
 
