@@ -4,6 +4,9 @@ Both get the same weights (the adapter merged), the same prompts, float32, greed
 threads. Requests alone and several at once are measured: ours through `emollama.generate.Engine`, theirs as one padded
 batch. The two take turns, whoever began last time goes second, and medians are reported with every single time. A time
 is that of the whole reply, the prompt's computation included. Whether both said the same is told as well.
+
+With ``--shape`` there is no model: weights of that shape are drawn, and their decoding is measured against the memory
+of the device (`eval.bench_shape`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emollama.errors import EmoLlamaError
+from emollama.errors import EmoLlamaError, InputError
 
 if TYPE_CHECKING:
     from emollama.runtime import Runtime
@@ -70,9 +73,21 @@ def bench_engine(
     tokens: Annotated[int, typer.Option(min=1, help="New tokens of each reply.")] = 64,
     runs: Annotated[int, typer.Option(min=1, help="Repetitions of each; medians are reported.")] = 7,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: torch's own choice.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Random weights of this shape: llama-7b, llama-8b, ...")] = None,
+    device: Annotated[str, typer.Option(help="With --shape: torch device.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="With --shape: float32, bfloat16 or float16.")] = "float32",
+    batches: Annotated[str, typer.Option(help="With --shape: how many replies at once, comma-separated.")] = "1,64",
+    prompt: Annotated[int, typer.Option(min=1, help="With --shape: tokens before each reply.")] = 128,
+    bandwidth: Annotated[
+        float | None, typer.Option(min=0.1, help="With --shape: the vendor's figure for the memory, in GB/s.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="With --shape: seed of weights and prompts.")] = 0,
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write figures and origin here.")] = None,
 ) -> None:
-    """Decode the same replies with this engine and with transformers' generate, and compare tokens per second."""
+    """Decode the same replies with this engine and with transformers' generate, and compare tokens per second.
+
+    With --shape: decode with random weights and report tokens per second and the share of the memory's bandwidth.
+    """
     import torch
     from rich.console import Console
 
@@ -82,6 +97,24 @@ def bench_engine(
     if threads is not None:
         torch.set_num_threads(threads)
     load_before = _load_average()
+    if shape is not None:
+        try:
+            with console.status("decoding"):
+                figures = measure_shape(
+                    shape, device=device, dtype=dtype, batches=batches, tokens=tokens, prompt=prompt, runs=runs,
+                    bandwidth=bandwidth, seed=seed,
+                )  # fmt: skip
+        except EmoLlamaError as error:
+            Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+            raise typer.Exit(2) from error
+        from eval.bench_shape import shape_table
+
+        console.print(shape_table(figures["decoding"], title=f"{shape}, {dtype}, {figures['device']}"))
+        if json_path is not None:
+            load = {"before": load_before, "after": _load_average()}
+            write_json(json_path, {**provenance(), **figures, "load_average": load})
+            console.print(f"written to {json_path}")
+        return
     try:
         ours, theirs, prompts = load_both(model)
         with console.status("decoding"):
@@ -103,6 +136,50 @@ def bench_engine(
         }
         write_json(json_path, document)
         console.print(f"written to {json_path}")
+
+
+def measure_shape(
+    name: str,
+    *,
+    device: str,
+    dtype: str,
+    batches: str,
+    tokens: int,
+    prompt: int,
+    runs: int,
+    bandwidth: float | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the figures of one shape as plain JSON types; ``bandwidth`` is the vendor's, in GB/s."""
+    import torch
+
+    from emollama.assemble import find_device
+    from eval import bench_shape
+
+    counts = [int(each) for each in batches.split(",") if each.strip().isdigit()]
+    if len(counts) != len(batches.split(",")) or min(counts) < 1:
+        raise InputError(f"batches is {batches!r}; allowed: numbers from 1 on, such as 1,64", field="batches")
+    place = find_device(device)
+    measured = bench_shape.measure_bandwidth(place)
+    model = bench_shape.random_model(name, device=place, dtype=dtype, seed=seed)
+    vendor = None if bandwidth is None else bandwidth * 1e9
+    found = [
+        bench_shape.measure_decoding(
+            model, num_requests=count, num_tokens=tokens, prompt=prompt, runs=runs, seed=seed
+        ).to_json_dict(bandwidth=measured, vendor=vendor)
+        for count in counts
+    ]
+    return {
+        "shape": name,
+        "device": bench_shape.name_of(place),
+        "dtype": dtype,
+        "seed": seed,
+        "prompt_tokens": prompt,
+        "threads": torch.get_num_threads(),
+        "bytes_of_weights": model.num_bytes,
+        "gigabytes_per_second": {"measured_by_a_copy": round(measured / 1e9, 1), "vendor": bandwidth},
+        "decoding": found,
+    }
 
 
 def load_both(model: str) -> tuple[Decode, Decode, list[list[int]]]:
