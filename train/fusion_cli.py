@@ -248,6 +248,7 @@ def dropout_study_command(
     cache: Cache = CACHE,
     seeds: Seeds = "3,4,5",
     steps: Steps = 760,
+    models: Annotated[Path | None, typer.Option(help="Keep the classifiers in this folder.")] = None,
     json_path: JsonPath = None,
 ) -> None:
     """Measure on composed clips what dropout of whole modalities does when one is missing."""
@@ -255,7 +256,13 @@ def dropout_study_command(
 
     with _errors_in_one_line():
         document = dropout_study(
-            _data(data), cache, _recipe(overrides), seeds=_numbers(seeds), steps=steps, progress=typer.echo
+            _data(data),
+            cache,
+            _recipe(overrides),
+            seeds=_numbers(seeds),
+            steps=steps,
+            models=models,
+            progress=typer.echo,
         )
         _finish(document, json_path, shown=("fall_with_over_fall_without", "at_most_half_for_each"))
 

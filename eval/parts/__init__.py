@@ -21,6 +21,7 @@ PARTS: Mapping[str, str] = MappingProxyType(
         "emodb": "eval.parts.emodb:evaluate",
         "goemotions": "eval.parts.goemotions:evaluate",
         "composed": "eval.parts.composed:evaluate",
+        "fusion": "eval.parts.fusion:evaluate",
     }
 )
 

@@ -4,7 +4,8 @@
 
 Modality dropout is named by the MER2024-SEMI winner (arXiv 2409.07078) as its remedy for modality dependence, without
 probability or scheme; both are our choice here. In each batch every clip loses each of its modalities with
-``modality_dropout``, independently, and keeps one at random where all would go.
+``modality_dropout``, independently, and keeps one at random where all would go (scheme "each"); or it loses one of
+them, picked at random, with that probability (scheme "one").
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ from emollama.errors import DatasetError, InputError
 from emollama.fusion.classifier import Attention, FusionClassifier, FusionConfig, FusionNet
 from emollama.fusion.utterances import Utterances
 from train.config import TrainConfig
+
+Scheme = Literal["each", "one"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,7 @@ class FusionOptions:
     hidden: int = 64
     dropout: float = 0.5
     modality_dropout: float = 0.4
+    scheme: Scheme = "each"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.modality_dropout < 1.0:
@@ -46,6 +51,9 @@ class FusionOptions:
                 f"modality_dropout is {self.modality_dropout}; allowed: 0 up to, not including, 1",
                 field="modality_dropout",
             )
+
+        if self.scheme not in get_args(Scheme):
+            raise InputError(f"scheme is {self.scheme!r}; allowed: {', '.join(get_args(Scheme))}", field="scheme")
 
     def build(self, config: TrainConfig) -> FusionTask:
         if not self.table:
@@ -165,16 +173,26 @@ class _Epoch:
         generator = torch.Generator().manual_seed((self.seed * 100_003 + self.epoch) * 10_007 + index + 1)
         return FusionBatch(
             features={name: values[rows] for name, values in task.features.items()},
-            present=drop_modalities(task.present[rows], task.options.modality_dropout, generator=generator),
+            present=drop_modalities(
+                task.present[rows], task.options.modality_dropout, scheme=task.options.scheme, generator=generator
+            ),
             targets=task.targets[rows],
             weights=task.weights[rows],
         )
 
 
-def drop_modalities(present: Tensor, probability: float, *, generator: torch.Generator) -> Tensor:
-    """Return ``present`` bool [B, M] with each modality dropped by chance; every clip keeps one of those it has."""
-    kept = present & (torch.rand(present.shape, generator=generator) >= probability)
+def drop_modalities(
+    present: Tensor, probability: float, *, scheme: Scheme = "each", generator: torch.Generator
+) -> Tensor:
+    """Return ``present`` bool [B, M] with modalities dropped by chance; every clip keeps one of those it has."""
+    rows = torch.arange(len(present))
     chosen = torch.rand(present.shape, generator=generator).masked_fill(~present, -1.0).argmax(1)
+    if scheme == "one":
+        kept = present.clone()
+        loses = (torch.rand(len(present), generator=generator) < probability) & (present.sum(1) > 1)
+        kept[rows[loses], chosen[loses]] = False
+        return kept
+    kept = present & (torch.rand(present.shape, generator=generator) >= probability)
     empty = ~kept.any(1)
     kept[empty, chosen[empty]] = True
     return kept

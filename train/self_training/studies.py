@@ -30,7 +30,7 @@ class Composition:
 
     per_class: int = 100
     labelled_share: float = 0.3
-    valid_per_class: int = 100
+    valid_per_class: int = 200
 
     def draw(self, data: Path, cache: Path, *, seed: int) -> ComposedSets:
         return compose(data, cache, seed=seed, **dataclasses.asdict(self))
@@ -44,9 +44,13 @@ def dropout_study(
     seeds: Sequence[int],
     steps: int,
     composition: Composition | None = None,
+    models: Path | None = None,
     progress: Progress = lambda said: None,
 ) -> dict[str, Any]:
-    """Train with the recipe's modality dropout and with none, for each seed; score whole and with each one missing."""
+    """Train with the recipe's modality dropout and with none, for each seed; score whole and with each one missing.
+
+    The classifiers are kept as ``models/seed-N-with`` and ``-without`` where a folder ``models`` is named.
+    """
     if config.task.modality_dropout <= 0:
         raise InputError("modality_dropout is 0; allowed: more, to compare with none", field="modality_dropout")
     drawn = composition or Composition()
@@ -58,6 +62,8 @@ def dropout_study(
             options = dataclasses.replace(config.task, modality_dropout=probability)
             teach = teach_by(dataclasses.replace(config, task=options), EMODB_6, steps=steps)
             classifier = teach(train, [1.0] * len(train), [seed])
+            if models is not None:
+                classifier.save(models / f"seed-{seed}-{name}")
             found = {"full": score(classifier, sets.valid)["macro_f1"]}
             for modality in sets.valid.modalities:
                 found[modality] = score(classifier, sets.valid.without(modality))["macro_f1"]

@@ -67,6 +67,16 @@ def test_every_clip_keeps_a_modality_that_it_has_and_the_chance_is_the_one_asked
     assert torch.equal(drop_modalities(present, 0.0, generator=torch.Generator()), present)
 
 
+def test_the_other_scheme_takes_one_modality_and_never_the_last() -> None:
+    present = torch.ones(4000, 3, dtype=torch.bool)
+    present[:1000, 1:] = False
+    kept = drop_modalities(present, 0.75, scheme="one", generator=torch.Generator().manual_seed(0))
+    assert torch.equal(kept[:1000], present[:1000])
+    assert set(kept[1000:].sum(1).tolist()) == {2, 3}
+    assert (kept[1000:].sum(1) == 2).float().mean().item() == pytest.approx(0.75, abs=0.03)
+    assert kept[1000:].float().mean(0).tolist() == pytest.approx([0.75] * 3, abs=0.03)
+
+
 def test_the_same_batch_comes_again_for_the_same_seed_and_epoch_and_weights_scale_the_loss() -> None:
     config = override(load_recipe("fusion"), ["batch_size=8"])
     weights = [1.0] * 10 + [0.0] * 10
