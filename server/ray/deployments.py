@@ -180,6 +180,7 @@ def applications(plan: Plan, settings: RaySettings) -> dict[str, Application]:
             kind,
             name=part,
             max_ongoing_requests=at_once,
+            max_replicas_per_node=getattr(settings, f"{part}_per_machine"),
             autoscaling_config={
                 "min_replicas": getattr(settings, f"{part}_min"),
                 "initial_replicas": getattr(settings, f"{part}_min"),

@@ -25,6 +25,9 @@ class RaySettings(BaseSettings):
 
     encoders_min: int = Field(1, ge=1, description="Replicas of the encoders that are always there.")
     encoders_max: int = Field(4, ge=1, description="Most replicas of the encoders.")
+    encoders_per_machine: int | None = Field(
+        None, ge=1, le=100, description="Most replicas of the encoders on one machine; as many as fit if unset."
+    )
     encoders_at_once: int = Field(2, ge=1, description="Clips that one replica of the encoders reads at the same time.")
     encoders_cpus: float = Field(1.0, ge=0, description="Cores that Ray sets aside for a replica of the encoders.")
     encoders_gpus: float = Field(0.0, ge=0, description="GPUs, or a part of one, for a replica of the encoders.")
@@ -32,6 +35,9 @@ class RaySettings(BaseSettings):
 
     decoder_min: int = Field(1, ge=1, description="Replicas of the decoder that are always there.")
     decoder_max: int = Field(4, ge=1, description="Most replicas of the decoder.")
+    decoder_per_machine: int | None = Field(
+        None, ge=1, le=100, description="Most replicas of the decoder on one machine; as many as fit if unset."
+    )
     decoder_at_once: int = Field(
         16, ge=1, description="Requests that one replica of the decoder answers at the same time, as one batch."
     )

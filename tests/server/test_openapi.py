@@ -18,6 +18,11 @@ from schemathesis.specs.openapi.checks import (
 from server.app import create_app
 from server.settings import Settings
 
+# Threads of the service (those of Ray's router behind a cluster) draw random numbers while a case is being drawn.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Do not use the .random. module:hypothesis.errors.HypothesisDeprecationWarning"
+)
+
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,

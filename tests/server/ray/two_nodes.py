@@ -40,7 +40,10 @@ def main() -> None:
             time.sleep(0.1)
         cluster.remove_node(far, allow_graceful=False)
 
-    ray_settings = RaySettings(address=cluster.address, encoders_min=2, encoders_max=2, decoder_min=2, decoder_max=2)
+    ray_settings = RaySettings(
+        address=cluster.address, encoders_min=2, encoders_max=2, encoders_per_machine=1, decoder_min=2, decoder_max=2,
+        decoder_per_machine=1,
+    )  # fmt: skip
     settings = Settings().model_copy(update={"concurrency": ray_settings.in_flight})
     door = Door.of(settings, ray_settings)
     config = server_config(settings, load=door.load, decoder=AtEncoders())
