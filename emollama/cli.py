@@ -34,6 +34,7 @@ GROUP = "emollama.commands"
 # What a listing says of the sub-commands that are not imported for it.
 _SUMMARIES = {
     "batch": "Label many clips into one folder: resumable, each clip once, errors as data.",
+    "report": "Write a clip's analysis down: page, PDF, table, subtitles, marked or blurred video.",
     "serve": "Serve /analyze and the OpenAI-compatible API.",
     "jobs": "Fine-tune through a running service: create, follow, pause and cancel jobs.",
     "keys": "API keys of the service: make, list and revoke them.",
@@ -197,10 +198,10 @@ def analyze(
 
     job = BatchOptions(transcript=words, labels=names, language=language, asr=asr, window=window)
     done = _Resume.read(output, retry_failed=retry_failed) if output is not None else None
-    loader: Callable[..., Analyzer] = ctx.obj if ctx.obj is not None else _load
+    loader: Callable[..., Analyzer] = ctx.obj if ctx.obj is not None else load_analyzer
     analyzer = loader(model, adapter=adapter, device=device)
     if single:
-        answer = _analyze_one(analyzer, items[0] if items else None, job)
+        answer = analyze_one(analyzer, items[0] if items else None, job)
         _show(answer, json=json, csv=csv)
         if subtitles is not None:
             from emollama.timeline import WRITERS
@@ -225,7 +226,7 @@ class BatchOptions:
     window: float | None = None  # seconds; None where only long clips are read in windows
 
 
-def _load(model: str, *, adapter: Path | None, device: str) -> Analyzer:
+def load_analyzer(model: str, *, adapter: Path | None, device: str) -> Analyzer:
     from emollama.analyze import load
 
     return load(model, adapter=adapter, device=device)
@@ -282,7 +283,7 @@ def list_clips(paths: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _analyze_one(analyzer: Analyzer, path: str | None, job: BatchOptions) -> Analysis | LongAnalysis:
+def analyze_one(analyzer: Analyzer, path: str | None, job: BatchOptions) -> Analysis | LongAnalysis:
     source: Path | bytes | None = None if not path else sys.stdin.buffer.read() if path == "-" else Path(path)
     name = "stdin" if path == "-" else None
     if source is not None and (job.window is not None or _is_long(source)):
@@ -382,7 +383,7 @@ def _analyze_many(
                 num_old += 1
                 failed += done.rows[key]
                 continue
-            analysis = _analyze_one(analyzer, path or None, job)
+            analysis = analyze_one(analyzer, path or None, job)
             row.update(analysis.to_json_dict())
         except (EmoLlamaError, OSError) as error:
             failed += 1
@@ -514,7 +515,7 @@ def chat(
     from emollama.chat_cli import ChatSession, run
 
     console = Console()
-    session = ChatSession(_load(model, adapter=adapter, device=device), clip, transcript=words)
+    session = ChatSession(load_analyzer(model, adapter=adapter, device=device), clip, transcript=words)
     for each in question or ():
         session.answer(each, console)
     if not question:

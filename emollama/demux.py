@@ -83,7 +83,7 @@ class Reading:
                 )
             declared = max(0.0, min(declared, window[1]) - window[0])
         limits.check("max_seconds", declared, unit="seconds")
-        video_stream, audio_stream = _choose_video(container), _choose_audio(container)
+        video_stream, audio_stream = choose_video(container), choose_audio(container)
         used = [stream for stream in (video_stream, audio_stream) if stream is not None]
         if not used:
             return
@@ -227,7 +227,7 @@ def _refuse(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     raise PermissionError("a clip may not name other files")
 
 
-def _choose_video(container: InputContainer) -> VideoStream | None:
+def choose_video(container: InputContainer) -> VideoStream | None:
     """The largest real video track; cover pictures of audio files are not video."""
     streams = [
         stream
@@ -237,7 +237,7 @@ def _choose_video(container: InputContainer) -> VideoStream | None:
     return max(streams, key=lambda stream: stream.codec_context.width * stream.codec_context.height, default=None)
 
 
-def _choose_audio(container: InputContainer) -> AudioStream | None:
+def choose_audio(container: InputContainer) -> AudioStream | None:
     streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
     preferred = [stream for stream in streams if stream.disposition & av.stream.Disposition.default]
     return next(iter(preferred or streams), None)

@@ -142,6 +142,10 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
         "job_not_found": ErrorCode(
             404, _INVALID, "There is no such fine-tuning job.", "no fine-tuning job 'ftjob-4k1x'", "fine_tuning_job_id"
         ),
+        "analysis_unfinished": ErrorCode(
+            409, _INVALID, "The analysis has no result: it waits, runs, failed or was cancelled.",
+            "analysis 'analysis-4k1x' has no result: it is queued", "analysis_id",
+        ),
         "analysis_not_found": ErrorCode(
             404, _INVALID, "There is no such analysis, or its time is over.", "no analysis 'analysis-4k1x'",
             "analysis_id",

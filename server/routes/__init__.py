@@ -5,12 +5,13 @@ from types import MappingProxyType
 
 from fastapi import APIRouter
 
-from server.routes import adapters, analyses, analyze, chat, files, fine_tuning, health, metrics, models, owners
+from server.routes import adapters, analyses, analyze, chat, files, fine_tuning, health, metrics, models, owners, reports
 
 ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
     {
         "analyze": analyze.router,
         "analyses": analyses.router,
+        "reports": reports.router,
         "chat": chat.router,
         "models": models.router,
         "adapters": adapters.router,
