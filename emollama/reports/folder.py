@@ -79,7 +79,7 @@ def _body(folder: Path, totals: _Totals) -> Iterator[str]:
         rows = tuple((name, str(n), f"{n / sum(counts.values()):.0%}") for name, n in counts.items())
         chart = f'<div role="img" aria-label="Clips by label; the table below says the same">{shares_svg(counts)}</div>'
         yield render_card(Section(key="labels", title="Labels", header=("Label", "Clips", "Share"), rows=rows), chart)
-    header = ("Clip", "Appears", "Valence", "Arousal", "Why")
+    header: tuple[str, ...] = ("Clip", "Appears", "Valence", "Arousal", "Why")
     yield render_card(Section(key="clips", title="Clips", header=header, rows=tuple(totals.rows)))
     if totals.failures:
         rows = tuple(totals.failures)
