@@ -9,6 +9,7 @@ from types import MappingProxyType
 ENCODERS: Mapping[str, str] = MappingProxyType(
     {
         "clip": "emollama.encoders.clip:ClipEncoder",
+        "emovclip": "emollama.encoders.emovclip:EmoVclipEncoder",
         "eva": "emollama.encoders.eva:EvaEncoder",
         "face": "emollama.encoders.face:FaceEncoder",
         "face_mae": "emollama.encoders.face_mae:FaceMaeEncoder",

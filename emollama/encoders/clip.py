@@ -87,13 +87,19 @@ class ClipEncoder:
         return {"scene": torch.cat((cls_token.float()[:, None], pooled), dim=1).flatten(0, 1).cpu().numpy()}
 
 
-def _tower(architecture: str) -> nn.Module:
-    import open_clip
-
+def architecture_config(architecture: str) -> dict[str, Any]:
+    """Return open_clip's configuration of a name; `CheckpointError` for one that it does not know."""
     path = next((p for p in _config_folder().glob("*.json") if p.stem == architecture), None)
     if path is None:
         raise CheckpointError(f"open_clip knows no architecture {architecture!r}", field="architecture")
-    config = json.loads(path.read_text("utf-8"))
+    config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return config
+
+
+def _tower(architecture: str) -> nn.Module:
+    import open_clip
+
+    config = architecture_config(architecture)
     visual: nn.Module = open_clip.model._build_vision_tower(
         config["embed_dim"], config["vision_cfg"], quick_gelu=config.get("quick_gelu", False)
     )
