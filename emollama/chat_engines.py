@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 class ChatEngine(Protocol):
     """``replies`` is the engine underneath; a prefix is opaque, but for ``lengths`` and ``num_bytes``."""
 
-    replies: Engine | PagedEngine
-    takes_seeds: bool
+    @property
+    def replies(self) -> Engine | PagedEngine: ...
+
+    @property
+    def takes_seeds(self) -> bool: ...
 
     @property
     def max_positions(self) -> int: ...
