@@ -206,9 +206,10 @@ def answer_clips(
     if not answers:
         raise InputError("no listed clip has a frame with a face or any sound", field="scores")
     silent = tuple(clip for clip in readings if clip not in answers)
-    mean = np.mean(list(answers.values()), axis=0)
+    mean: np.ndarray = np.mean(list(answers.values()), axis=0)
+    answers |= dict.fromkeys(silent, mean)
     return Answered(
-        answers=answers | dict.fromkeys(silent, mean),
+        answers=answers,
         faceless=tuple(clip for clip, each in readings.items() if not len(each.frames)),
         silent=silent,
     )

@@ -73,7 +73,9 @@ class Plan:
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(document) - known):
             raise CheckpointError(f"the plan has {', '.join(unknown)}; known: {', '.join(sorted(known))}", field="plan")
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
+        }
         if values.get("rate") is not None:
             rate = dict(values["rate"])
             values["rate"] = AdaptiveRate(

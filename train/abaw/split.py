@@ -22,7 +22,8 @@ def tuning_videos(sizes: Mapping[str, int], *, share: float, seed: int) -> tuple
     if len(scenes) < 2:
         raise DatasetError(f"the training part has {len(scenes)} videos; expected: 2 or more, one of them to tune on")
     drawn = sorted(scenes, key=lambda scene: hashlib.blake2b(f"{seed}/{scene}".encode(), digest_size=8).digest())
-    total, held, rows = sum(sizes.values()), [], 0
+    total, rows = sum(sizes.values()), 0
+    held: list[str] = []
     for scene in drawn[:-1]:
         if rows >= share * total and held:
             break

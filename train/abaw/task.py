@@ -6,11 +6,10 @@ the sound on those of them that have it. The part that is reported on is read wh
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -265,8 +264,13 @@ class _Epoch:
 
     def __getitem__(self, index: int) -> Rows:
         chosen = self.order[index * self.size : (index + 1) * self.size]
-        parts: dict[str, Any] = {f.name: getattr(self.rows, f.name) for f in dataclasses.fields(self.rows)}
-        return Rows(**{name: None if part is None else part[chosen] for name, part in parts.items()})
+        rows = self.rows
+        return Rows(
+            face=rows.face[chosen],
+            sound=None if rows.sound is None else rows.sound[chosen],
+            heard=rows.heard[chosen],
+            values=rows.values[chosen],
+        )
 
 
 def _layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -204,15 +205,19 @@ def _best(
 def _best_share(bench: Bench, plan: Plan, name: str, candidates: tuple[float, ...], trials: list[Trial]) -> Plan:
     """Return the plan with the best share, of each column alone where the task's figure is a mean over columns."""
     if bench.task not in ("va", "au", "emi"):
-        return _best(bench, plan, name, candidates, lambda p, value: dataclasses.replace(p, **{name: (value,)}), trials)
+        return _best(bench, plan, name, candidates, lambda p, value: _with_shares(p, name, (value,)), trials)
     width = bench.truth.shape[1]
     best, highest = [candidates[0]] * width, np.full(width, -np.inf)
     for value in candidates:
-        found = bench.columns(dataclasses.replace(plan, **{name: (value,)}))
+        found = bench.columns(_with_shares(plan, name, (value,)))
         trials.append(Trial(what=name, value=value, figure=round(float(found.mean()), 6)))
         for column in np.flatnonzero(found > highest + _GAIN):
             best[column], highest[column] = value, found[column]
-    return dataclasses.replace(plan, **{name: tuple(best)})
+    return _with_shares(plan, name, tuple(best))
+
+
+def _with_shares(plan: Plan, name: str, shares: tuple[float, ...]) -> Plan:
+    return dataclasses.replace(plan, head=shares) if name == "head" else dataclasses.replace(plan, sound=shares)
 
 
 def _best_thresholds(truth: np.ndarray, values: np.ndarray) -> tuple[tuple[float, ...], np.ndarray]:
@@ -290,7 +295,7 @@ def rate_figures(
         for video, values in series.items():
             if video not in truth:
                 continue
-            followed = follow(each, len(values), lambda numbers, values=values: values[numbers - 1])
+            followed = follow(each, len(values), partial(_rows, values))
             rows = truth[video][0] - 1
             answered = followed.levels[rows] >= 0
             decided = np.nan_to_num(followed.values[rows], nan=-1.0).argmax(axis=1)
@@ -306,6 +311,11 @@ def rate_figures(
                 "frames_read": round(num_read / num_frames, 6),
             }
         )
+    return found
+
+
+def _rows(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    found: np.ndarray = values[numbers - 1]
     return found
 
 
