@@ -4,9 +4,9 @@
 
 A video is 150 frames, runs of 10 to 40 pictures that one majority vote gives the same label, one in ten without a face
 and one in ten without annotation; contempt stands for "other". Only FER+'s validation pictures are used, which the
-shipped face model has not learned from: one half of them for the training part, the other for the part that is
-reported on. So neighbouring frames share an expression but neither person nor light, and runs of one label are as long
-as they were drawn: what smoothing brings here says nothing of what it brings on real videos. The way is that of the
+shipped face model has not learned from, and each video has pictures of its own. So neighbouring frames share an
+expression but neither person nor light, and runs of one label are as long as they were drawn: what smoothing brings
+here says nothing of what it brings on real videos. The way is that of the
 commands: crops, readings, recipe ``abaw_expr``, report. A seed draws videos, held-back part, first weights and order.
 """
 
@@ -38,21 +38,22 @@ from train.loop import run
 from train.recipes import load_recipe
 
 FRAMES, VIDEOS = 150, {"Train_Set": 30, "Validation_Set": 15}
-STRIDES = (50, 10, 1)
+STRIDES, REACH = (8, 4, 1), 8  # runs are shorter than a hundred frames
 
 
 def draw_folders(root: Path, faces: ferplus.FerPlus, seed: int) -> None:
-    """Write annotations and crops of all videos; each half of the pictures serves one part."""
+    """Write annotations and crops of all videos; no picture is in two of them."""
     rng = np.random.default_rng(seed)
     known = rng.permutation(np.flatnonzero(faces.majority >= 0))
-    halves = dict(zip(VIDEOS, np.array_split(known, 2), strict=True))
+    chunks = iter(np.array_split(known, sum(VIDEOS.values())))
     classes = np.array([ABAW_8.index({"contempt": "other"}.get(name, name)) for name in NANO_LABELS])
     for part, count in VIDEOS.items():
-        pictures = {label: halves[part][classes[faces.majority[halves[part]]] == label] for label in range(8)}
-        labels = [label for label, found in pictures.items() if len(found)]
         annotations = root / "annotations" / "EXPR_Recognition_Challenge" / part
         annotations.mkdir(parents=True)
         for index in range(count):
+            own = next(chunks)
+            pictures = {label: own[classes[faces.majority[own]] == label] for label in range(8)}
+            labels = [label for label, found in pictures.items() if len(found)]
             video = f"{part[:5].lower()}-{index:02d}"
             runs: list[int] = []
             while len(runs) < FRAMES:
@@ -77,7 +78,7 @@ def one(root: Path, seed: int, encoder: FaceEncoder) -> dict[str, Any]:
     found: dict[str, Any] = {"seed": seed}
     for name, strides in (("smoothed", ()), ("adaptive", STRIDES)):
         options = dataclasses.replace(
-            recipe.task, data=str(root), scores=str(root / "readings"), tuning_seed=seed, strides=strides
+            recipe.task, data=str(root), scores=str(root / "readings"), tuning_seed=seed, strides=strides, reach=REACH
         )
         config: TrainConfig = dataclasses.replace(
             recipe, task=options, seed=seed, run_dir=str(root / "runs" / name), device="cpu", batch_size=64
