@@ -37,6 +37,7 @@ Seeds = Annotated[str, typer.Option(help="Seeds, separated by commas.")]
 Steps = Annotated[int, typer.Option(help="Updates of every training, however many clips it has.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Write the whole document here.")]
 Cache = Annotated[Path, typer.Option(help="Where the vectors of single items are kept.")]
+PerClass = Annotated[int, typer.Option(help="Training clips of each class.")]
 Labels = Annotated[Path | None, typer.Option(help="CSV file: name, discrete (and group, where it is known).")]
 
 
@@ -85,7 +86,7 @@ def compose(
     data: Data = None,
     cache: Cache = CACHE,
     seed: Annotated[int, typer.Option(help="Seed of the clips; also says which two speakers are held out.")] = 0,
-    per_class: Annotated[int, typer.Option(help="Training clips of each class.")] = 100,
+    per_class: PerClass = 100,
     labelled_share: Annotated[float, typer.Option(help="Share of them that goes into labelled.safetensors.")] = 0.3,
 ) -> None:
     """Compose clips of FER+, EmoDB and GoEmotions, read by nano's encoders, to try everything on."""
@@ -248,11 +249,12 @@ def dropout_study_command(
     cache: Cache = CACHE,
     seeds: Seeds = "3,4,5",
     steps: Steps = 760,
+    per_class: PerClass = 100,
     models: Annotated[Path | None, typer.Option(help="Keep the classifiers in this folder.")] = None,
     json_path: JsonPath = None,
 ) -> None:
     """Measure on composed clips what dropout of whole modalities does when one is missing."""
-    from train.self_training.studies import dropout_study
+    from train.self_training.studies import Composition, dropout_study
 
     with _errors_in_one_line():
         document = dropout_study(
@@ -261,6 +263,7 @@ def dropout_study_command(
             _recipe(overrides),
             seeds=_numbers(seeds),
             steps=steps,
+            composition=Composition(per_class=per_class),
             models=models,
             progress=typer.echo,
         )
@@ -278,6 +281,7 @@ def self_training_study_command(
     members: Annotated[int, typer.Option(help="Seeds in an ensemble.")] = 3,
     threshold: Annotated[float, typer.Option(help="Confidence from which a pseudo-label is believed.")] = 0.9,
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation; 0: none.")] = 3,
+    per_class: PerClass = 100,
     labelled_share: Annotated[float, typer.Option(help="Share of the clips that keep their labels.")] = 0.3,
     json_path: JsonPath = None,
 ) -> None:
@@ -293,7 +297,7 @@ def self_training_study_command(
             Options(rounds=rounds, members=members, threshold=threshold, folds=folds),
             seeds=_numbers(seeds),
             steps=steps,
-            composition=Composition(labelled_share=labelled_share),
+            composition=Composition(per_class=per_class, labelled_share=labelled_share),
             progress=typer.echo,
         )
         shown = ("few_labels", "self_trained", "all_labels", "recovered_share_of_the_gap", "at_least_half")
