@@ -27,6 +27,7 @@ RECIPES: Mapping[str, str] = MappingProxyType(
         "abaw_ce": "train.recipes.abaw:abaw_ce",
         "abaw_emi": "train.recipes.abaw:abaw_emi",
         "emovclip_clip": "train.recipes.emovclip_clip:emovclip_clip",
+        "emovclip": "train.recipes.emovclip:emovclip",
         "fusion": "train.recipes.fusion:fusion",
         "debug": "train.recipes.debug:debug",
         "nano_face": "train.recipes.nano_face:nano_face",
