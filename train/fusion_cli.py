@@ -38,6 +38,7 @@ Steps = Annotated[int, typer.Option(help="Updates of every training, however man
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Write the whole document here.")]
 Cache = Annotated[Path, typer.Option(help="Where the vectors of single items are kept.")]
 PerClass = Annotated[int, typer.Option(help="Training clips of each class.")]
+BySpeaker = Annotated[bool, typer.Option("--by-speaker", help="Standardise voices by their speaker's recordings.")]
 Labels = Annotated[Path | None, typer.Option(help="CSV file: name, discrete (and group, where it is known).")]
 
 
@@ -250,6 +251,7 @@ def dropout_study_command(
     seeds: Seeds = "3,4,5",
     steps: Steps = 760,
     per_class: PerClass = 100,
+    by_speaker: BySpeaker = False,
     models: Annotated[Path | None, typer.Option(help="Keep the classifiers in this folder.")] = None,
     json_path: JsonPath = None,
 ) -> None:
@@ -263,7 +265,7 @@ def dropout_study_command(
             _recipe(overrides),
             seeds=_numbers(seeds),
             steps=steps,
-            composition=Composition(per_class=per_class),
+            composition=Composition(per_class=per_class, by_speaker=by_speaker),
             models=models,
             progress=typer.echo,
         )
@@ -282,6 +284,7 @@ def self_training_study_command(
     threshold: Annotated[float, typer.Option(help="Confidence from which a pseudo-label is believed.")] = 0.9,
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation; 0: none.")] = 3,
     per_class: PerClass = 100,
+    by_speaker: BySpeaker = False,
     labelled_share: Annotated[float, typer.Option(help="Share of the clips that keep their labels.")] = 0.3,
     json_path: JsonPath = None,
 ) -> None:
@@ -297,7 +300,7 @@ def self_training_study_command(
             Options(rounds=rounds, members=members, threshold=threshold, folds=folds),
             seeds=_numbers(seeds),
             steps=steps,
-            composition=Composition(per_class=per_class, labelled_share=labelled_share),
+            composition=Composition(per_class=per_class, labelled_share=labelled_share, by_speaker=by_speaker),
             progress=typer.echo,
         )
         shown = ("few_labels", "self_trained", "all_labels", "recovered_share_of_the_gap", "at_least_half")

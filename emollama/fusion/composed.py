@@ -49,9 +49,14 @@ def compose(
     per_class: int = 100,
     labelled_share: float = 0.3,
     valid_per_class: int = 100,
+    by_speaker: bool = False,
     vectors: NanoVectors | None = None,
 ) -> ComposedSets:
-    """Draw the clips of a seed; the vectors of single items are read once and kept in ``cache``."""
+    """Draw the clips of a seed; the vectors of single items are read once and kept in ``cache``.
+
+    ``by_speaker`` standardises each voice by all recordings of its speaker, without their labels, as is customary where
+    it is known who speaks; on either side alike.
+    """
     if not 0.0 < labelled_share < 1.0:
         raise InputError(f"labelled_share is {labelled_share}; allowed: between 0 and 1", field="labelled_share")
     made = vectors or NanoVectors()
@@ -59,6 +64,7 @@ def compose(
     random = np.random.default_rng(seed)
     pools: dict[Side, dict[str, Utterances]] = {"train": {}, "valid": {}}
     voices = pool(data, cache, "voice", "train", vectors=made)
+    voices = _standardised_by_speaker(voices) if by_speaker else voices
     is_held = np.isin(voices.groups, held_out)
     pools["train"]["voice"] = voices.take(np.flatnonzero(~is_held))
     pools["valid"]["voice"] = voices.take(np.flatnonzero(is_held))
@@ -105,6 +111,14 @@ def join(pools: Pools, per_class: int, random: Random, *, prefix: str) -> Uttera
         labels=tuple(label for label in EMODB_6 for _ in range(per_class)),
         groups=tuple(pools["voice"].groups[row] for row in picked["voice"]),
     )
+
+
+def _standardised_by_speaker(voices: Utterances) -> Utterances:
+    rows, speakers = voices.features["voice"].copy(), np.array(voices.groups)
+    for speaker in set(voices.groups):
+        own = rows[speakers == speaker]
+        rows[speakers == speaker] = (own - own.mean(0)) / (own.std(0) + 1e-6)
+    return Utterances(names=voices.names, features={"voice": rows}, labels=voices.labels, groups=voices.groups)
 
 
 def _divide(items: Utterances, share: float, random: Random) -> tuple[Utterances, Utterances]:

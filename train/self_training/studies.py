@@ -26,11 +26,15 @@ Progress = Callable[[str], object]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Composition:
-    """How many clips of each class are composed, and the share of the training ones (and of their items) labelled."""
+    """How many clips of each class are composed, and the share of the training ones (and of their items) labelled.
+
+    ``by_speaker``: voices are standardised by all recordings of their speaker.
+    """
 
     per_class: int = 100
     labelled_share: float = 0.3
     valid_per_class: int = 200
+    by_speaker: bool = False
 
     def draw(self, data: Path, cache: Path, *, seed: int) -> ComposedSets:
         return compose(data, cache, seed=seed, **dataclasses.asdict(self))

@@ -88,6 +88,20 @@ def test_items_are_used_evenly_and_a_seed_draws_the_same_again(cache: Path) -> N
         compose(Path("/nowhere"), cache, seed=0, labelled_share=1.0)
 
 
+def test_voices_are_standardised_by_their_speaker_when_that_is_asked_for(cache: Path) -> None:
+    sets = compose(Path("/nowhere"), cache, seed=1, per_class=40, valid_per_class=40, by_speaker=True)
+    for speaker in FOLDS[1]:
+        own = {
+            name.partition(":")[2].split("+")[1]: value[0]
+            for name, value, group in zip(
+                sets.valid.names, sets.valid.features["voice"], sets.valid.groups, strict=True
+            )
+            if group == speaker
+        }
+        assert np.mean(list(own.values())) == pytest.approx(0.0, abs=1e-5)
+        assert np.std(list(own.values())) == pytest.approx(1.0, abs=1e-4)
+
+
 def test_items_come_from_the_raw_sets_once_and_only_where_people_agree(tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "faces").mkdir(parents=True)
