@@ -1,9 +1,9 @@
 """A small trained head on kept readings of a face model: expression, affect or action units of a frame, EMI of a clip.
 
-It reads a face model's outputs (``scores``) or ``embeddings``, or what was kept of the ``sound``. One to a few linear layers with rectifiers between them, and at the end what the task wants: softmax (``expr``), tanh
-(``va``), a sigmoid each (``au``, ``emi``). Computed in numpy, so that answering needs no torch. A head knows which
-readings it was trained on, the smoothing and the thresholds that were tuned with it. For ``emi`` the input is
-`statistics` of a clip's frames.
+It reads a face model's outputs (``scores``) or ``embeddings``, or what was kept of the ``sound``. One to a few linear
+layers with rectifiers between them, and at the end what the task wants: softmax (``expr``), tanh (``va``), a sigmoid
+each (``au``, ``emi``). Computed in numpy, so that answering needs no torch. A head knows which readings it was trained
+on, the smoothing and the thresholds that were tuned with it. For ``emi`` the input is `statistics` of a clip's frames.
 """
 
 from __future__ import annotations
