@@ -95,7 +95,7 @@ def thresholds_for(
     for column, label in enumerate(labels):
         rows = np.flatnonzero(winner == column)
         rows = rows[np.argsort(-confidence[rows], kind="stable")]
-        right = np.array([truth[row] == label for row in rows], float)
+        right = np.array([truth[int(row)] == label for row in rows], dtype=np.float64)
         precise = np.flatnonzero(np.cumsum(right) / np.arange(1, len(rows) + 1) >= precision)
         found[label] = max(floor, float(confidence[rows[precise[-1]]])) if len(precise) else UNREACHED
     return found
