@@ -1,4 +1,4 @@
-"""Who asks, and what they may: API keys, their scopes and rates, at the door of every route but `/health`.
+"""Who asks, and what they may: API keys, their scopes and rates, at the door of every route but `/health` and the page.
 
 A key is ``emo_ID_SECRET``, sent as ``Authorization: Bearer`` the way OpenAI's clients do. The secret is 256 random
 bits, so a plain SHA-256 of it (with the id as salt) is kept: a slow hash makes guessing dear where what is guessed is
@@ -33,7 +33,8 @@ from server.store import Store
 
 LOCAL = "local"  # the owner of what is made without a key
 ADMIN = "admin"
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/health", "/"})
+OPEN_FOLDER = "/web/"  # the page's files, which hold no data
 
 # Scope -> what a key with it is for.
 SCOPES: Mapping[str, str] = MappingProxyType(
@@ -89,6 +90,11 @@ class Principal:
 
 
 EVERYBODY = Principal(owner=LOCAL, scopes=frozenset({ADMIN}))
+
+
+def is_open(path: str) -> bool:
+    """Whether a path is answered without a key."""
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 def needed_scope(method: str, path: str) -> str:
@@ -187,7 +193,7 @@ class AuthMiddleware:
     async def _admit(self, scope: Scope, headers: dict[str, str]) -> Principal:
         ring: KeyRing = scope["app"].state.keys
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not ring.is_required or path in OPEN_PATHS:
+        if not ring.is_required or is_open(path):
             return EVERYBODY
         kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
         challenge = {"WWW-Authenticate": "Bearer"}

@@ -5,7 +5,20 @@ from types import MappingProxyType
 
 from fastapi import APIRouter
 
-from server.routes import adapters, analyses, analyze, chat, files, fine_tuning, health, metrics, models, owners, reports
+from server.routes import (
+    adapters,
+    analyses,
+    analyze,
+    chat,
+    files,
+    fine_tuning,
+    health,
+    metrics,
+    models,
+    owners,
+    page,
+    reports,
+)
 
 ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
     {
@@ -19,6 +32,7 @@ ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
         "fine_tuning": fine_tuning.router,
         "owners": owners.router,
         "health": health.router,
+        "page": page.router,
         "metrics": metrics.router,
     }
 )

@@ -1,0 +1,81 @@
+// Curves over time by uPlot, in the page's colours, with a line where the clip is and a click that goes there.
+
+import uPlot from "./vendor/uPlot.esm.js";
+import { el } from "./dom.js";
+import { number } from "./i18n.js";
+
+export const AXIS_WIDTH = 44;
+const FONT = "12px system-ui, sans-serif";
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+const axis = (more) => ({
+  stroke: () => colour("--quiet"), font: FONT, ticks: { show: false },
+  grid: { stroke: () => colour("--line"), width: 1 }, ...more,
+});
+
+/**
+ * A chart that is as wide as its place. `series`: {name, colour, values, stepped, dash}; `x`: values of the axis.
+ * With `seek`, a click calls it with the x it was made at. Returns {node, at(x), close()}.
+ */
+export function chart({ x, series, yRange, xRange, height = 150, digits = 2, seek = null, label }) {
+  const place = el("div", { class: "chart", role: "img", "aria-label": label });
+  const head = el("div", { class: "playhead", hidden: true });
+  const options = (width) => ({
+    width, height, legend: { show: false }, padding: [8, 8, 0, 0],
+    cursor: { drag: { x: false, y: false, setScale: false }, y: false, points: { show: false } },
+    scales: { x: { time: false, range: xRange ? () => xRange : undefined }, y: yRange ? { range: () => yRange } : {} },
+    axes: [
+      axis({ size: 26, values: (_, splits) => splits.map((each) => number(each, Number.isInteger(each) ? 0 : 1)) }),
+      axis({ size: AXIS_WIDTH, values: (_, splits) => splits.map((each) => number(each, digits)) }),
+    ],
+    series: [{}, ...series.map((each) => ({
+      label: each.name, stroke: () => colour(each.colour), width: 2, dash: each.dash, spanGaps: false,
+      points: { show: x.length < 3 && !each.stepped }, paths: each.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
+    }))],
+  });
+  const data = [x, ...series.map((each) => each.values)];
+  let plot = null;
+  let now = null;
+
+  function at(value) {
+    now = value;
+    if (plot === null || value === null) return;
+    const left = plot.valToPos(value, "x");
+    head.hidden = !(left >= 0 && left <= plot.over.clientWidth);
+    head.style.transform = `translateX(${left}px)`;
+  }
+  function draw() {
+    plot?.destroy();
+    plot = new uPlot(options(Math.max(200, place.clientWidth)), data, place);
+    plot.over.append(head);
+    if (seek) plot.over.addEventListener("click", (event) => seek(plot.posToVal(event.offsetX, "x")));
+    plot.root.classList.toggle("seekable", Boolean(seek));
+    at(now);
+  }
+  const observer = new ResizeObserver(() => {
+    if (plot === null) draw();
+    else if (place.clientWidth && place.clientWidth !== plot.width) {
+      plot.setSize({ width: place.clientWidth, height });
+      at(now);
+    }
+  });
+  observer.observe(place);
+  const redraw = () => plot?.redraw(false);
+  dark.addEventListener("change", redraw);
+  return {
+    node: place,
+    at,
+    close() {
+      observer.disconnect();
+      dark.removeEventListener("change", redraw);
+      plot?.destroy();
+    },
+  };
+}
+
+/** What the lines of a chart are: their colour and their name. */
+export const legend = (series) =>
+  el("ul", { class: "legend" }, series.map((each) =>
+    el("li", {}, el("span", { class: `swatch ${each.colour.slice(2)}${each.dash ? " dashed" : ""}`, "aria-hidden": "true" }), each.name)));

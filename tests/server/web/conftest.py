@@ -1,0 +1,107 @@
+"""A real service with nano, and a browser that writes down what must not happen: faults, and requests to elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+READY_SECONDS = 150.0
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclasses.dataclass
+class Visit:
+    """An open page, and what was seen beside it."""
+
+    page: Any
+    base: str
+    data_dir: Path
+    faults: list[str]
+    elsewhere: list[str]
+
+
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    pytest.importorskip("playwright.sync_api", reason="the extra `dev` is not installed: no playwright")
+    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"none of these is there: {', '.join(_BROWSERS)}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def web_service(browser_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The command `emollama serve` with nano: its address and its data folder."""
+    data = tmp_path_factory.mktemp("web-service")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EMOLLAMA_")}
+    environment |= {"EMOLLAMA_DATA_DIR": str(data / "data"), "EMOLLAMA_MEDIA_WORKERS": "1"}
+    with (data / "log").open("w") as log:
+        command = [sys.executable, "-m", "emollama.cli", "serve", "--port", str(port)]
+        process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+        try:
+            base, until = f"http://127.0.0.1:{port}", time.monotonic() + READY_SECONDS
+            while not _is_ready(base):
+                assert process.poll() is None, (data / "log").read_text()
+                assert time.monotonic() < until, (data / "log").read_text()
+                time.sleep(0.2)
+            yield base, data / "data"
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
+            process.wait()
+
+
+def _is_ready(base: str) -> bool:
+    try:
+        return httpx.get(f"{base}/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def browser(browser_path: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        opened = playwright.chromium.launch(executable_path=browser_path, args=flags)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Any, web_service: tuple[str, Path]) -> Iterator[Visit]:
+    """The page in a browser context of its own; a fault of it fails the test at its end."""
+    base, data_dir = web_service
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB", accept_downloads=True)
+    page = context.new_page()
+    seen = Visit(page=page, base=base, data_dir=data_dir, faults=[], elsewhere=[])
+    page.on("console", lambda said: seen.faults.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: seen.faults.append(str(error)))
+    context.on(
+        "request",
+        lambda asked: None if asked.url.startswith((base, "blob:", "data:")) else seen.elsewhere.append(asked.url),
+    )
+    page.goto(f"{base}/")
+    page.wait_for_selector("body[data-ready]")
+    yield seen
+    context.close()
+    assert seen.faults == []
+    assert seen.elsewhere == []
