@@ -95,7 +95,7 @@ def opinion_of(alone: Mapping[str, float], track: FaceTrack) -> Segment:
     label = max(alone, key=alone.__getitem__)
     return Segment(
         start=float(track.times[0]), end=float(track.times[-1]), label=label, scores=dict(alone),
-        valence=float("nan"), arousal=float("nan"), track=track.track_id,
+        valence=None, arousal=None, track=track.track_id,
     )  # fmt: skip
 
 

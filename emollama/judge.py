@@ -145,8 +145,8 @@ def _bucket_affect(tables: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def affect_of(face: FaceReadings | None, judged: Judgement) -> Affect:
-    """The face model's mean where there is a face, else what the words' buckets expect, else what the scores do."""
-    if face is not None:
+    """The mean of a face model that gives them, else what the words' buckets expect, else what the scores do."""
+    if face is not None and not np.isnan(face.valence).any():
         valence, arousal, source = float(np.mean(face.valence)), float(np.mean(face.arousal)), "face"
     elif judged.affect is not None:
         (valence, arousal), source = judged.affect, "words"

@@ -108,12 +108,26 @@ def segments(
                     end=round(float(end), 3),
                     label=names[label],
                     scores={name: round(float(p), 6) for name, p in zip(names, mean, strict=True)},
-                    valence=round(float(np.mean(readings.valence[rows])), 4),
-                    arousal=round(float(np.mean(readings.arousal[rows])), 4),
+                    valence=_mean(readings.valence[rows]),
+                    arousal=_mean(readings.arousal[rows]),
                     track=readings.track_id,
+                    action_units=_units(readings, rows),
                 )
             )
     return tuple(found)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Return the mean of a stretch, or ``None`` where the model gives no such number."""
+    mean = float(np.mean(values))
+    return None if np.isnan(mean) else round(mean, 4)
+
+
+def _units(readings: FaceReadings, rows: np.ndarray) -> dict[str, float]:
+    if readings.units is None:
+        return {}
+    means = np.asarray(readings.units, np.float64)[rows].mean(axis=0)
+    return {name: round(float(p), 4) for name, p in zip(readings.action_units, means, strict=True)}
 
 
 def _step(times: np.ndarray) -> float:
@@ -169,7 +183,7 @@ def to_json(timeline: Sequence[Segment]) -> str:
     rows = [
         {
             "start": s.start, "end": s.end, "label": s.label, "scores": dict(s.scores),
-            "valence": s.valence, "arousal": s.arousal, "track": s.track,
+            "valence": s.valence, "arousal": s.arousal, "track": s.track, "action_units": dict(s.action_units),
         }
         for s in timeline
     ]  # fmt: skip
@@ -177,13 +191,17 @@ def to_json(timeline: Sequence[Segment]) -> str:
 
 
 def to_csv(timeline: Sequence[Segment]) -> str:
-    """Return one row a segment: start, end, track, label, valence, arousal and a column for each label's score."""
+    """Return one row a segment: start, end, track, label, valence, arousal, a column for each label's score, and one
+    for each action unit that was read."""
     names = list(dict.fromkeys(name for segment in timeline for name in segment.scores))
+    units = list(dict.fromkeys(name for segment in timeline for name in segment.action_units))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["start", "end", "track", "label", "valence", "arousal", *(f"score_{name}" for name in names)])
+    columns = [*(f"score_{name}" for name in names), *(f"unit_{name}" for name in units)]
+    writer.writerow(["start", "end", "track", "label", "valence", "arousal", *columns])
     for s in timeline:
-        writer.writerow([s.start, s.end, s.track, s.label, s.valence, s.arousal, *(s.scores.get(n, "") for n in names)])
+        read = [*(s.scores.get(name, "") for name in names), *(s.action_units.get(name, "") for name in units)]
+        writer.writerow([s.start, s.end, s.track, s.label, s.valence, s.arousal, *read])
     return buffer.getvalue()
 
 

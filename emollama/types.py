@@ -203,15 +203,20 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A stretch of the timeline of one face track."""
+    """A stretch of the timeline of one face track; its numbers are means over it.
+
+    ``valence`` and ``arousal`` are ``None`` where the face model has none; ``action_units`` holds the probability of
+    each unit that it reads, and nothing where it reads none.
+    """
 
     start: float
     end: float
     label: str
     scores: Mapping[str, float]
-    valence: float
-    arousal: float
+    valence: float | None
+    arousal: float | None
     track: int
+    action_units: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

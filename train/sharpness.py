@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation (Foret et al., ICLR 2021): the gradient of a step is taken where its loss is worst nearby.
+"""Sharpness-aware minimisation (Foret et al., ICLR 2021): a step's gradient is taken where its loss is worst nearby.
 
 With the gradient ``g`` of a whole step, over all its batches and processes, the weights go to ``w + rho g / |g|`` (one
 norm over everything that is trained), the same batches give the gradient there, the weights come back, and the

@@ -104,6 +104,7 @@ def pooled_face(windows: Sequence[FaceTokens]) -> np.ndarray | None:
 
 def joined_readings(parts: Sequence[FaceReadings], *, track_id: int) -> FaceReadings:
     """Return readings of several windows, in order of time and at least one, as those of one track."""
+    units = [part.units for part in parts if part.units is not None]
     return FaceReadings(
         track_id=track_id,
         times=np.concatenate([part.times for part in parts]),
@@ -111,6 +112,8 @@ def joined_readings(parts: Sequence[FaceReadings], *, track_id: int) -> FaceRead
         probabilities=np.concatenate([part.probabilities for part in parts]),
         valence=np.concatenate([part.valence for part in parts]),
         arousal=np.concatenate([part.arousal for part in parts]),
+        action_units=parts[0].action_units,
+        units=np.concatenate(units) if units else None,
     )
 
 

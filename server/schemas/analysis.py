@@ -89,9 +89,13 @@ class SegmentOut(Wire):
     end: float
     label: str
     scores: dict[str, float]
-    valence: float
-    arousal: float
+    valence: float | None = Field(description="Mean over the stretch; null when the face model gives none.")
+    arousal: float | None = Field(description="Mean over the stretch; null when the face model gives none.")
     track: int
+    action_units: dict[str, float] = Field(
+        default_factory=dict,
+        description="Mean probability of each action unit (FACS); empty when the face model reads none.",
+    )
 
 
 class FaceSummaryOut(Wire):

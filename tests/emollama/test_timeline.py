@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,3 +112,23 @@ def test_the_last_sample_stands_until_the_next_but_not_beyond_the_clip():
     assert timeline.segments(read, until=5.0)[-1].end == pytest.approx(0.6)
     assert timeline.segments(read, until=0.5)[-1].end == pytest.approx(0.5)
     assert timeline.segments(read)[-1].end == pytest.approx(0.4)
+
+
+def test_units_are_means_over_their_segment_and_a_model_without_affect_says_nothing_of_it():
+    read = readings("s" * 30 + "h" * 30)
+    units = np.column_stack((np.repeat([0.1, 0.9], 30), np.full(60, 0.4)))
+    sad, happy = timeline.segments(
+        replace(
+            read, action_units=("AU12", "AU4"), units=units, valence=np.full(60, np.nan), arousal=np.full(60, np.nan)
+        ),
+    )
+    assert sad.action_units == pytest.approx({"AU12": 0.1, "AU4": 0.4}, abs=0.05)
+    assert happy.action_units == pytest.approx({"AU12": 0.9, "AU4": 0.4}, abs=0.05)
+    assert (sad.valence, sad.arousal) == (None, None)
+    assert timeline.segments(read)[0].action_units == {}
+    rows = list(csv.DictReader(io.StringIO(timeline.to_csv((sad, happy)))))
+    assert float(rows[1]["unit_AU12"]) == happy.action_units["AU12"]
+    assert rows[0]["valence"] == ""
+    document = json.loads(timeline.to_json((sad, happy)))
+    assert document[0]["valence"] is None
+    assert document[1]["action_units"]["AU4"] == 0.4

@@ -65,7 +65,8 @@ class BowlTask:
 def config_in(folder: Path, **fields) -> TrainConfig:
     base = {"optimizer": "sgd", "momentum": 0.5, "learning_rate": 0.1, "schedule": "constant", "clip_norm": None}
     return TrainConfig(
-        recipe="bowl", run_dir=str(folder), task=Options(), device="cpu", log_every_steps=1, sam_rho=RHO, **(base | fields)
+        recipe="bowl", run_dir=str(folder), task=Options(), device="cpu", log_every_steps=1, sam_rho=RHO,
+        **(base | fields),
     )  # fmt: skip
 
 
@@ -169,7 +170,7 @@ def test_the_radius_is_checked_and_is_an_option_of_every_recipe(tmp_path):
     config = config_in(tmp_path)
     assert override(config, ["sam_rho=0.1"]).sam_rho == 0.1
     assert override(config, ["sam_rho=null"]).sam_rho is None
-    with pytest.raises(InputError, match="sam_rho is 0.0; allowed: more than 0, or null"):
+    with pytest.raises(InputError, match=r"sam_rho is 0\.0; allowed: more than 0, or null"):
         replace(config, sam_rho=0.0)
     check_sharpness(config, "ddp")
     with pytest.raises(InputError, match=r"sam_rho is 0\.05 with fsdp2"):
