@@ -6,8 +6,8 @@ A small open_clip model is trained (recipe ``emovclip_clip``; one that is there 
 same clips made of FER+ stills that the backbone never saw: prompts (recipe ``emovclip``), and a logistic regression on
 the frozen model's features, pooled over the same frames. The probe chooses among strengths of regularisation and
 between two kinds of features (projected, as the prompts' own, and as wide as the tower), the prompts among epochs,
-both by macro-F1 on the same validation clips. The figures are of clips of FER+'s validation split, looked at once. A
-seed draws the clips, the prompts' first values and the order. A run that is interrupted goes on where it was.
+both by WAF (as MER ranks) on the same validation clips. The figures are of clips of FER+'s validation split, looked at
+once. A seed draws the clips, the prompts' first values and the order. An interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -128,14 +128,14 @@ def _probe(task: EmoVclipTask, plain: PromptedClip, test: LabelledVideos, scored
         for strength in STRENGTHS:
             model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000))
             model.fit(train, task.train.labels.numpy())
-            found = scores(truth, model.predict(valid), num_classes=len(LABELS))["macro_f1"]
+            found = scores(truth, model.predict(valid), num_classes=len(LABELS))["waf"]
             if best is None or found > best[0]:
                 best = (found, kind, strength, model, held_out)
     assert best is not None
     found, kind, strength, model, held_out = best
     return {
         **scored(model.predict(held_out)),
-        "validation_macro_f1": round(found, 4),
+        "validation_waf": round(found, 4),
         "features": kind,
         "C": strength,
     }
@@ -186,7 +186,7 @@ def _last_validation(run_dir: Path) -> dict[str, float]:
 
 
 def _best_validation(run_dir: Path) -> dict[str, float]:
-    line = max(_lines(run_dir, "validate"), key=lambda one: one["macro_f1"])
+    line = max(_lines(run_dir, "validate"), key=lambda one: one["waf"])
     return {name: line[name] for name in ("step", "macro_f1", "waf")}
 
 

@@ -64,8 +64,9 @@ class PromptSettings:
 
     @classmethod
     def from_json_dict(cls, document: Mapping[str, Any]) -> PromptSettings:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in document.items()})
+            return cls(**fields)
         except TypeError as error:
             raise CheckpointError(f"the settings of the prompts do not fit: {error}", field="settings") from error
 
@@ -107,7 +108,7 @@ class PromptedClip(nn.Module):
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
         """Encode pictures [N, 3, S, S], standardised as CLIP's -> projected embeddings [N, E], not normalised."""
-        visual: Any = self.backbone.model.visual  # type: ignore[union-attr]
+        visual: Any = self.backbone.model.visual
         x = visual._embeds(pixels.to(visual.conv1.weight.dtype))  # [N, 1 + P, W]
         length = x.shape[1]
         for depth, block in enumerate(visual.transformer.resblocks):

@@ -28,7 +28,7 @@ from train.recipes.face_captions import caption
 from train.recipes.face_clips import LABELS, equalised, grey_to_pixels, moved, rows_of
 
 SMALL = ClipShape(
-    embed_dim=128, patch_size=12, vision_width=128, vision_layers=4, text_width=128, text_layers=2, head_width=32,
+    embed_dim=128, patch_size=24, vision_width=128, vision_layers=4, text_width=128, text_layers=2, head_width=32,
     context_length=20,
 )  # fmt: skip
 
@@ -152,9 +152,9 @@ def emovclip_clip() -> TrainConfig:
         recipe="emovclip_clip",
         run_dir="runs/emovclip-clip",
         task=EmoVclipClipOptions(),
-        epochs=5,
+        epochs=10,
         batch_size=128,
-        learning_rate=6e-4,
+        learning_rate=5e-4,
         min_learning_rate_ratio=0.01,
         warmup_steps=50,
         weight_decay=0.05,

@@ -96,8 +96,8 @@ def moved(pictures: Tensor, *, seed: int) -> Tensor:
     """Move and zoom each frame of [N, T, H, W] uint8 a little: a camera that is held by hand."""
     count, frames, height, width = pictures.shape
     generator = torch.Generator().manual_seed(seed + 1)
-    shift = 0.12 * (2 * torch.rand((count, frames, 2), generator=generator) - 1)  # of half the picture
-    zoom = 0.9 + 0.2 * torch.rand((count, frames, 1, 1), generator=generator)
+    shift = 0.06 * (2 * torch.rand((count, frames, 2), generator=generator) - 1)  # of half the picture
+    zoom = 0.95 + 0.1 * torch.rand((count, frames, 1, 1), generator=generator)
     theta = torch.cat((zoom * torch.eye(2), shift[..., None]), dim=-1).flatten(0, 1)
     grid = F.affine_grid(theta, [count * frames, 1, height, width], align_corners=False)
     flat = pictures.flatten(0, 1)[:, None].float()
