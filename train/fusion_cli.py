@@ -252,6 +252,7 @@ def dropout_study_command(
     steps: Steps = 760,
     per_class: PerClass = 100,
     by_speaker: BySpeaker = False,
+    members: Annotated[int, typer.Option(help="Seeds in an ensemble.", min=1)] = 1,
     models: Annotated[Path | None, typer.Option(help="Keep the classifiers in this folder.")] = None,
     json_path: JsonPath = None,
 ) -> None:
@@ -266,6 +267,7 @@ def dropout_study_command(
             seeds=_numbers(seeds),
             steps=steps,
             composition=Composition(per_class=per_class, by_speaker=by_speaker),
+            members=members,
             models=models,
             progress=typer.echo,
         )

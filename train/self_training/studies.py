@@ -48,12 +48,14 @@ def dropout_study(
     seeds: Sequence[int],
     steps: int,
     composition: Composition | None = None,
+    members: int = 1,
     models: Path | None = None,
     progress: Progress = lambda said: None,
 ) -> dict[str, Any]:
     """Train with the recipe's modality dropout and with none, for each seed; score whole and with each one missing.
 
-    The classifiers are kept as ``models/seed-N-with`` and ``-without`` where a folder ``models`` is named.
+    A classifier is an ensemble of ``members``; they are kept as ``models/seed-N-with`` and ``-without`` where a folder
+    ``models`` is named.
     """
     if config.task.modality_dropout <= 0:
         raise InputError("modality_dropout is 0; allowed: more, to compare with none", field="modality_dropout")
@@ -65,7 +67,7 @@ def dropout_study(
         for name, probability in (("without", 0.0), ("with", config.task.modality_dropout)):
             options = dataclasses.replace(config.task, modality_dropout=probability)
             teach = teach_by(dataclasses.replace(config, task=options), EMODB_6, steps=steps)
-            classifier = teach(train, [1.0] * len(train), [seed])
+            classifier = teach(train, [1.0] * len(train), [seed + 1000 * number for number in range(members)])
             if models is not None:
                 classifier.save(models / f"seed-{seed}-{name}")
             found = {"full": score(classifier, sets.valid)["macro_f1"]}
@@ -88,6 +90,7 @@ def dropout_study(
         "what": "macro-F1 over six classes on composed validation clips, whole and with one modality missing",
         "seeds": list(seeds),
         "updates": steps,
+        "members": members,
         "composition": dataclasses.asdict(drawn),
         "recipe": config.to_json_dict()["task"],
         **{
