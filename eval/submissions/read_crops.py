@@ -98,12 +98,11 @@ def _read_files(encoder: FaceEncoder, video: str, files: list[tuple[int, Path]])
     shape = encoder.config
     order = [shape.labels.index(label) for label in HSEMOTION_8]
     scores = [np.zeros((0, len(order) + 2 * shape.has_affect), np.float32)]
-    embeddings = [np.zeros((0, encoder.model.embedding_width), np.float32)]
-    device = encoder.model.head.weight.device
+    embeddings = [np.zeros((0, encoder.embedding_width), np.float32)]
     for start in range(0, len(files), encoder.batch_size):
         batch = [preprocess(_picture(path)[None], shape) for _, path in files[start : start + encoder.batch_size]]
         with torch.inference_mode():
-            output = encoder.model(torch.cat(batch).to(device))
+            output = encoder.look(torch.cat(batch))
             columns = [output.logits[:, order]] + ([output.affect] if output.affect is not None else [])
             scores.append(torch.cat(columns, dim=1).float().cpu().numpy())
             embeddings.append(output.embedding.float().cpu().numpy())
