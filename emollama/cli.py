@@ -41,6 +41,7 @@ _SUMMARIES = {
     "data": "Check, divide, import and show data sets for fine-tuning.",
     "build-instructions": "Make instruction data from clips, and review it.",
     "train": "Train an adapter on your own clips, or a part of nano, by a recipe.",
+    "fusion": "Fusion beside the LLM: tables of vectors, self-training, answers and challenge files.",
     "merge": "Merge an adapter into its base: one model folder that needs neither.",
     "eval": "Put a model through benchmarks, compare runs, rank them.",
     "score": "Score a file of predictions against a file of truth.",
@@ -49,6 +50,7 @@ _SUMMARIES = {
     "bench-train": "Measure training beside transformers' Trainer (also: bench train).",
     "bench-engine": "Measure decoding beside transformers' generate (also: bench engine).",
     "bench-serve": "Measure a service under load (also: bench serve).",
+    "bench-long": "Measure long clips: seconds and memory (also: bench long).",
 }
 _OK, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 
