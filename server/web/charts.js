@@ -5,6 +5,7 @@ import { el } from "./dom.js";
 import { number } from "./i18n.js";
 
 export const AXIS_WIDTH = 44;
+const WHOLE = [1, 2, 5].flatMap((each) => [each, each * 10, each * 100, each * 1000, each * 10_000]).sort((a, b) => a - b);
 const FONT = "12px system-ui, sans-serif";
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
@@ -17,9 +18,9 @@ const axis = (more) => ({
 
 /**
  * A chart that is as wide as its place. `series`: {name, colour, values, stepped, dash}; `x`: values of the axis.
- * With `seek`, a click calls it with the x it was made at. Returns {node, at(x), close()}.
+ * With `isWhole` the axis counts in whole numbers; with `seek`, a click calls it with the x it was made at. Returns {node, at(x), close()}.
  */
-export function chart({ x, series, yRange, xRange, height = 150, digits = 2, seek = null, label }) {
+export function chart({ x, series, yRange, xRange, height = 150, digits = 2, isWhole = false, seek = null, label }) {
   const place = el("div", { class: "chart", role: "img", "aria-label": label });
   const head = el("div", { class: "playhead", hidden: true });
   const options = (width) => ({
@@ -27,12 +28,12 @@ export function chart({ x, series, yRange, xRange, height = 150, digits = 2, see
     cursor: { drag: { x: false, y: false, setScale: false }, y: false, points: { show: false } },
     scales: { x: { time: false, range: xRange ? () => xRange : undefined }, y: yRange ? { range: () => yRange } : {} },
     axes: [
-      axis({ size: 26, values: (_, splits) => splits.map((each) => number(each, Number.isInteger(each) ? 0 : 1)) }),
+      axis({ size: 26, incrs: isWhole ? WHOLE : undefined, values: (_, splits) => splits.map((each) => number(each, Number.isInteger(each) ? 0 : 1)) }),
       axis({ size: AXIS_WIDTH, values: (_, splits) => splits.map((each) => number(each, digits)) }),
     ],
     series: [{}, ...series.map((each) => ({
       label: each.name, stroke: () => colour(each.colour), width: 2, dash: each.dash, spanGaps: false,
-      points: { show: x.length < 3 && !each.stepped }, paths: each.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
+      points: { show: x.length < 30 && !each.stepped, size: 6 }, paths: each.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
     }))],
   });
   const data = [x, ...series.map((each) => each.values)];

@@ -13,7 +13,7 @@ const ACTIONS = {
 };
 const ENDED = ["succeeded", "failed", "cancelled"];
 const LOOK_MS = 2000;
-let open = null;  // {id, stop, close}: the job that is shown
+let open = null;  // the job that is shown: {id, status, stop, points of its curve by step, whether some are new, drawn}
 
 export async function showJobs() {
   leave();
@@ -93,7 +93,7 @@ function leave() {
 /** Show a job and follow it by its events until it has ended or another is shown. */
 async function show(job, places) {
   leave();
-  const mine = (open = { id: job.id, stop: new AbortController(), drawn: null, points: new Map() });
+  const mine = (open = { id: job.id, stop: new AbortController(), status: job.status, isNew: false, drawn: null, points: new Map() });
   const state = el("p", { class: "status", role: "status", id: "job-status" });
   const actions = el("div", { class: "row" });
   const curve = el("div", { id: "job-curve" });
@@ -105,6 +105,8 @@ async function show(job, places) {
   byId("job-title").focus();
 
   function draw(now) {
+    if (now.status !== mine.status) drawList(places);  // which tells the same
+    mine.status = now.status;
     state.textContent = t(`jobs.status_${now.status}`);
     if (now.error?.message) showProblem(now.error, wrong);
     actions.replaceChildren(...ACTIONS[now.status].map((name) => el("button", { type: "button", onclick: () => act(name) }, t(`jobs.${name}`))));
@@ -143,7 +145,6 @@ async function show(job, places) {
     draw(end);
     drawCurve(mine, curve);
     if (ENDED.includes(end.status)) announce(t(`jobs.status_${end.status}`));
-    await drawList(places);
   } catch (error) {
     if (error.name !== "AbortError") showProblem(error, wrong);
   } finally {
@@ -159,7 +160,7 @@ function drawCurve(mine, place) {
     { name: t("jobs.train_loss"), colour: "--accent", values: points.map((each) => each.train_loss ?? undefined) },
     { name: t("jobs.valid_loss"), colour: "--second", dash: [5, 4], values: points.map((each) => each.valid_loss ?? undefined) },
   ].filter((line) => line.values.some(Number.isFinite));
-  mine.drawn = chart({ x: points.map((each) => each.step), series: lines, height: 220, label: t("jobs.loss_chart") });
+  mine.drawn = chart({ x: points.map((each) => each.step), series: lines, height: 220, isWhole: true, label: t("jobs.loss_chart") });
   const shown = (value) => (Number.isFinite(value) ? number(value, 3) : "–");
   const isOpen = place.querySelector("details")?.open ?? false;
   place.replaceChildren(el("h3", {}, t("jobs.loss")), mine.drawn.node, legend(lines),

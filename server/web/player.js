@@ -109,7 +109,7 @@ export class Player {
       context.stroke();
       const segment = segmentAt(this.timeline, face.track, this.time);
       const name = t("face.name", { number: face.track + 1 });
-      const text = segment ? `${name} · ${appears(segment.label)}` : name;
+      const text = segment ? `${name} · ${t("face.appears", { how: appears(segment.label) })}` : name;
       const [tall, long] = [24 * ratio, context.measureText(text).width + 18 * ratio];
       const left = Math.max(0, Math.min(x, this.canvas.width - long));
       const top = Math.max(0, y - tall - 5 * ratio);

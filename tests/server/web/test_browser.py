@@ -44,7 +44,9 @@ def picture(page: Any, name: str) -> None:
     folder = os.environ.get("PAGE_PICTURES")
     if folder:
         page.wait_for_timeout(500)
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+        size = page.viewport_size
+        upper = {"x": 0, "y": 0, "width": size["width"], "height": 2000}
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True, clip=upper)
 
 
 def clips() -> list[Any]:
@@ -195,9 +197,12 @@ def test_a_training_is_refused_line_by_line_then_followed_and_cancelled(visit: A
     page.set_input_files("#job-file", str(tmp_path / "bad.jsonl"))
     with page.expect_response("**/fine_tuning/jobs", timeout=30_000) as answer:
         page.click("text=Check the data and start")
-    (problem,) = answer.value.json()["error"]["problems"]
-    assert problem["line"] == 1
-    page.get_by_role("alert").get_by_role("listitem").get_by_text(problem["message"]).wait_for()
+    problems = answer.value.json()["error"]["problems"]
+    shown = page.get_by_role("alert").get_by_role("listitem")
+    shown.first.wait_for()
+    for problem, item in zip(problems, shown.all_inner_texts(), strict=True):
+        assert problem["message"] in item
+    assert any("line 1" in item for item in shown.all_inner_texts())
     visit.faults[:] = [each for each in visit.faults if "400" not in each]
     page.set_input_files("#job-file", str(tmp_path / "good.jsonl"))
     page.fill("#job-suffix", "glad")
