@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def to_graph(model: FaceModel, *, name: str) -> Any:
         # torch's other exporter needs one more package, and its graphs are no better for these networks
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        torch.onnx.export(
+        cast(Any, torch.onnx.export)(
             _Outputs(copy.deepcopy(model)).eval().to("cpu", torch.float32), (picture,), buffer,
             dynamo=False, opset_version=_OPSET, input_names=["input"], output_names=["output"],
             dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
@@ -156,7 +156,7 @@ class OnnxFaceEncoder(FaceEncoder):
 
 def _read(path: Path) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not path.is_file():
         raise CheckpointError(f"there is no ONNX file at {path}", field="checkpoint")
