@@ -25,7 +25,7 @@ _COLOURS = {
 }  # fmt: skip
 _OTHERS = ("#cc79a7", "#66a61e", "#1b9e77", "#7570b3", "#d95f02", "#666666")
 _WIDTH = 7.2  # inches: the width of the text on an A4 page
-_RC = {"svg.hashsalt": "emollama", "font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False}
+_RC: Any = {"svg.hashsalt": "emollama", "font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False}
 
 
 def colour(label: str, labels: Sequence[str] = ()) -> str:
@@ -48,6 +48,7 @@ def shares_svg(counts: Mapping[str, int]) -> str:
     """Draw how many clips have each label as bars."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names = list(counts)
     with mpl.rc_context(_RC):
@@ -57,7 +58,7 @@ def shares_svg(counts: Mapping[str, int]) -> str:
         axes.barh(places, [counts[n] for n in names], color=[colour(n, names) for n in names], height=0.7)
         axes.set_yticks(list(places), names)
         axes.invert_yaxis()
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("clips")
         _plain(axes)
         return _element(_saved(figure, "svg"))

@@ -82,8 +82,8 @@ def _body(folder: Path, totals: _Totals) -> Iterator[str]:
     header: tuple[str, ...] = ("Clip", "Appears", "Valence", "Arousal", "Why")
     yield render_card(Section(key="clips", title="Clips", header=header, rows=tuple(totals.rows)))
     if totals.failures:
-        rows = tuple(totals.failures)
-        yield render_card(Section(key="failures", title="Not read", header=("Clip", "Error", "What"), rows=rows))
+        failed = tuple(totals.failures)
+        yield render_card(Section(key="failures", title="Not read", header=("Clip", "Error", "What"), rows=failed))
     notes = "".join(f'<p class="text">{escape(text)}</p>' for text in NOTES)
     yield f'<section class="card"><h2>What this is, and what it is not</h2>{notes}</section>'
 
