@@ -50,6 +50,7 @@ _SUMMARIES = {
     "bench-train": "Measure training beside transformers' Trainer (also: bench train).",
     "bench-engine": "Measure decoding beside transformers' generate (also: bench engine).",
     "bench-serve": "Measure a service under load (also: bench serve).",
+    "bench-faces": "Measure faces per second beside a plain loop (also: bench faces).",
     "bench-long": "Measure long clips: seconds and memory (also: bench long).",
 }
 _OK, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
