@@ -105,9 +105,10 @@ def _strips(axes: Axes, course: Sequence[Stretch], rows: Sequence[str], length: 
 def _affect(axes: Axes, course: Sequence[Stretch], rows: Sequence[str], length: float) -> None:
     axes.axhline(0, color="#9aa0a6", linewidth=0.6)
     for row, who in enumerate(rows):
-        own = [stretch for stretch in course if stretch.who == who and stretch.valence is not None]
+        own = [stretch for stretch in course if stretch.who == who]
         for name, shade in (("valence", "#0072b2"), ("arousal", "#d55e00")):
-            points = [(at, getattr(s, name)) for s in own for at in (s.start, s.end)]
+            read = [(s, getattr(s, name)) for s in own if getattr(s, name) is not None]
+            points = [(at, value) for s, value in read for at in (s.start, s.end)]
             if points:
                 axes.plot(
                     [at for at, _ in points], [value for _, value in points], color=shade, linewidth=1.4,

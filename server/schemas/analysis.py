@@ -223,11 +223,11 @@ EXAMPLE: dict[str, Any] = {
     "timeline": [
         {
             "start": 0.0, "end": 2.1, "label": "neutral", "scores": {"neutral": 0.74, "happiness": 0.26},
-            "valence": 0.08, "arousal": -0.05, "track": 0,
+            "valence": 0.08, "arousal": -0.05, "track": 0, "action_units": {},
         },
         {
             "start": 2.1, "end": 5.2, "label": "happiness", "scores": {"neutral": 0.12, "happiness": 0.88},
-            "valence": 0.71, "arousal": 0.34, "track": 0,
+            "valence": 0.71, "arousal": 0.34, "track": 0, "action_units": {},
         },
     ],
     "faces": [

@@ -191,7 +191,7 @@ async def test_the_document_describes_every_route_with_examples(service: Any) ->
     jobs, one = "/v1/fine_tuning/jobs", "/v1/analyses/{analysis_id}"
     assert set(document["paths"]) == {
         "/analyze", "/v1/chat/completions", "/health", "/ready", "/v1/models", "/v1/models/{model}",
-        "/v1/analyses", one, f"{one}/cancel", f"{one}/events", "/v1/owners/{owner}",
+        "/v1/analyses", one, f"{one}/cancel", f"{one}/events", f"{one}/report", "/v1/owners/{owner}",
         "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
         "/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content", jobs, f"{jobs}/{{fine_tuning_job_id}}",
         *(f"{jobs}/{{fine_tuning_job_id}}/{name}" for name in ("cancel", "pause", "resume", "events", "checkpoints")),
