@@ -75,7 +75,7 @@ def _is_ready(base: str) -> bool:
         return False
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # as long as it is open, its event loop runs in this thread, and no other can
 def browser(browser_path: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 

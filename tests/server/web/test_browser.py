@@ -211,6 +211,5 @@ def test_a_training_is_refused_line_by_line_then_followed_and_cancelled(visit: A
     page.wait_for_selector("#job-status", timeout=60_000)
     page.wait_for_selector("#job-curve canvas", timeout=ANALYSIS_MS)
     assert faults_for_readers(page) == []
-    picture(page, "page-training")
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.locator("#job-status", has_text="cancelled").wait_for(timeout=ANALYSIS_MS)
