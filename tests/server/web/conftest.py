@@ -27,7 +27,6 @@ class Visit:
 
     page: Any
     base: str
-    data_dir: Path
     faults: list[str]
     elsewhere: list[str]
 
@@ -41,25 +40,24 @@ def browser_path() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
-def web_service(browser_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The command `emollama serve` with nano: its address and its data folder."""
-    data = tmp_path_factory.mktemp("web-service")
+@contextlib.contextmanager
+def served(data: Path, **settings: str) -> Iterator[str]:
+    """Run the command `emollama serve` with nano; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EMOLLAMA_")}
-    environment |= {"EMOLLAMA_DATA_DIR": str(data / "data"), "EMOLLAMA_MEDIA_WORKERS": "1"}
+    environment |= {"EMOLLAMA_DATA_DIR": str(data / "data"), "EMOLLAMA_MEDIA_WORKERS": "1", **settings}
     with (data / "log").open("w") as log:
         command = [sys.executable, "-m", "emollama.cli", "serve", "--port", str(port)]
         process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
         try:
             base, until = f"http://127.0.0.1:{port}", time.monotonic() + READY_SECONDS
-            while not _is_ready(base):
+            while not _is_ready(base, settings.get("EMOLLAMA_ADMIN_KEY", "")):
                 assert process.poll() is None, (data / "log").read_text()
                 assert time.monotonic() < until, (data / "log").read_text()
                 time.sleep(0.2)
-            yield base, data / "data"
+            yield base
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -68,9 +66,23 @@ def web_service(browser_path: str, tmp_path_factory: pytest.TempPathFactory) -> 
             process.wait()
 
 
-def _is_ready(base: str) -> bool:
+@pytest.fixture(scope="session")
+def web_service(browser_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("web-service")) as base:
+        yield base
+
+
+@pytest.fixture
+def service_with_keys(browser_path: str, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """The address of a service that wants a key, and the key."""
+    key = "operator-" + "k" * 32
+    with served(tmp_path, EMOLLAMA_AUTH="keys", EMOLLAMA_ADMIN_KEY=key) as base:
+        yield base, key
+
+
+def _is_ready(base: str, key: str) -> bool:
     try:
-        return httpx.get(f"{base}/ready").status_code == 200
+        return httpx.get(f"{base}/ready", headers={"authorization": f"Bearer {key or 'none'}"}).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -87,12 +99,12 @@ def browser(browser_path: str) -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(browser: Any, web_service: tuple[str, Path]) -> Iterator[Visit]:
+def visit(browser: Any, web_service: str) -> Iterator[Visit]:
     """The page in a browser context of its own; a fault of it fails the test at its end."""
-    base, data_dir = web_service
+    base = web_service
     context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB", accept_downloads=True)
     page = context.new_page()
-    seen = Visit(page=page, base=base, data_dir=data_dir, faults=[], elsewhere=[])
+    seen = Visit(page=page, base=base, faults=[], elsewhere=[])
     page.on("console", lambda said: seen.faults.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: seen.faults.append(str(error)))
     context.on(

@@ -148,6 +148,25 @@ def test_errors_are_said_as_the_service_words_them(visit: Any, tmp_path: Path) -
     visit.faults[:] = [each for each in visit.faults if "415" not in each]
 
 
+def test_a_key_is_asked_for_and_kept_in_the_tab_alone(browser: Any, service_with_keys: tuple[str, str]) -> None:
+    base, key = service_with_keys
+    page = browser.new_page()
+    page.goto(f"{base}/")
+    page.wait_for_selector("body[data-ready]")
+    page.set_input_files("#file", str(SAMPLE))
+    page.click("#analyse")
+    page.get_by_role("alert").get_by_role("button").click()
+    page.fill("#key", key)
+    with page.expect_response("**/v1/models") as models:
+        page.keyboard.press("Enter")
+    assert models.value.status == 200
+    page.click("#analyse")
+    page.wait_for_selector("#delete", timeout=ANALYSIS_MS)
+    assert page.evaluate("sessionStorage.getItem('emollama.key')") == key
+    assert key not in page.evaluate("JSON.stringify(localStorage) + document.cookie")
+    page.close()
+
+
 def test_german_by_the_keyboard_in_the_dark(visit: Any) -> None:
     page = visit.page
     page.emulate_media(color_scheme="dark")
