@@ -9,6 +9,7 @@ and time is not in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -103,26 +104,25 @@ class _Source:
 
     def __init__(self, path: Path, limits: MediaLimits) -> None:
         self._limits = limits
-        self._file = open_source(path)
-        limits.check("max_bytes", path.stat().st_size, unit="bytes")
-        media_type, head = sniff_source(self._file, limits=limits)
-        if media_type.family == "image":
-            self._file.close()
-            raise InputError(f"{path.name} is a still picture; a video is written of videos only", field="source")
-        self._exif = sniff.exif_orientation(head)
-        self.container = open_container(sniff.mended(self._file, media_type), media_type, limits)
-        self.video, self.audio = choose_video(self.container), choose_audio(self.container)
-        if self.video is None:
-            self.close()
-            raise InputError(f"{path.name} has no video to write", field="source")
-        used = [stream for stream in (self.video, self.audio) if stream is not None]
-        starts = [s.start_time * s.time_base for s in used if s.start_time is not None and s.time_base is not None]
-        self.origin = float(min(starts, default=0))
-        self.seconds = max(0.04, (self.container.duration or 0) / av.time_base)
+        with ExitStack() as opened:
+            file = opened.enter_context(open_source(path))
+            limits.check("max_bytes", path.stat().st_size, unit="bytes")
+            media_type, head = sniff_source(file, limits=limits)
+            if media_type.family == "image":
+                raise InputError(f"{path.name} is a still picture; a video is written of videos only", field="source")
+            self._exif = sniff.exif_orientation(head)
+            self.container = opened.enter_context(open_container(sniff.mended(file, media_type), media_type, limits))
+            self.video, self.audio = choose_video(self.container), choose_audio(self.container)
+            if self.video is None:
+                raise InputError(f"{path.name} has no video to write", field="source")
+            used = [stream for stream in (self.video, self.audio) if stream is not None]
+            starts = [s.start_time * s.time_base for s in used if s.start_time is not None and s.time_base is not None]
+            self.origin = float(min(starts, default=0))
+            self.seconds = max(0.04, (self.container.duration or 0) / av.time_base)
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
-        self.container.close()
-        self._file.close()
+        self._opened.close()
 
     def picture(self, frame: VideoFrame, last: float) -> _Picture | None:
         """Return a decoded frame as a picture; ``None`` when it does not come after ``last`` seconds."""

@@ -22,7 +22,7 @@ def nano() -> Any:
 
 @pytest.fixture
 def chat(nano: Any, media: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(cli, "_load", lambda *_, **__: nano)
+    monkeypatch.setattr(cli, "load_analyzer", lambda *_, **__: nano)
     clip = media.wav(tmp_path / "clip.wav", seconds=0.6)
 
     def call(*options: str, lines: str = "") -> Any:
