@@ -156,7 +156,7 @@ class OnnxFaceEncoder(FaceEncoder):
 
 def _read(path: Path) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     if not path.is_file():
         raise CheckpointError(f"there is no ONNX file at {path}", field="checkpoint")
