@@ -4,10 +4,11 @@
 
 A small open_clip model is trained (recipe ``emovclip_clip``; one that is there is taken), then for each seed, on the
 same clips made of FER+ stills that the backbone never saw: prompts (recipe ``emovclip``), and a logistic regression on
-the frozen model's features, pooled over the same frames. The probe chooses among strengths of regularisation and
-between two kinds of features (projected, as the prompts' own, and as wide as the tower), the prompts among epochs,
-both by WAF (as MER ranks) on the same validation clips. The figures are of clips of FER+'s validation split, looked at
-once. A seed draws the clips, the prompts' first values and the order. An interrupted run goes on where it was.
+the frozen model's features, pooled over the same frames. The probe chooses among strengths of regularisation, between
+two kinds of features (projected, as the prompts' own, and as wide as the tower), and whether it learns from the clips
+as they are or from further motions of them too, as the prompts do; the prompts choose among epochs, both by WAF (as
+MER ranks) on the same validation clips. The figures are of clips of FER+'s validation split. A seed draws the clips,
+the prompts' first values and the order. An interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from train.recipes.emovclip import EmoVclipTask, scores
 from train.recipes.face_clips import LABELS, make_clips
 from train.recipes.labelled_videos import LabelledVideos
 
-STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-4, 3.5, 0.5))  # scikit-learn's C: large is weak
+STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-6, 2, 0.5))  # scikit-learn's C: large is weak
+MOTIONS = (0, 4)  # further motions of each training clip that the probe may learn from
 WORDS = "a face that shows"
 
 
@@ -121,24 +123,29 @@ def _one(given: argparse.Namespace, backbone: Path, seed: int) -> dict[str, Any]
 
 def _probe(task: EmoVclipTask, plain: PromptedClip, test: LabelledVideos, scored: Any) -> dict[str, Any]:
     """Fit a logistic regression on the frozen features; which one is chosen on the validation clips."""
-    best: tuple[float, str, float, Any, np.ndarray] | None = None
-    truth = task.valid.labels.numpy()
+    best: dict[str, Any] = {"validation_waf": -1.0}
+    truth, seed = task.valid.labels.numpy(), task.options.clips_seed
+    assert task.clips_of_epoch is not None
+    moving = [task.clips_of_epoch(motion=10_000 * (seed + 1) + number) for number in range(max(MOTIONS))]
     for kind in ("projected", "tower"):
-        train, valid, held_out = (_features(task, plain, part, kind) for part in (task.train, task.valid, test))
-        for strength in STRENGTHS:
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000))
-            model.fit(train, task.train.labels.numpy())
-            found = scores(truth, model.predict(valid), num_classes=len(LABELS))["waf"]
-            if best is None or found > best[0]:
-                best = (found, kind, strength, model, held_out)
-    assert best is not None
-    found, kind, strength, model, held_out = best
-    return {
-        **scored(model.predict(held_out)),
-        "validation_waf": round(found, 4),
-        "features": kind,
-        "C": strength,
-    }
+        valid, held_out = (_features(task, plain, part, kind) for part in (task.valid, test))
+        parts = [_features(task, plain, part, kind) for part in (task.train, *moving)]
+        for motions in MOTIONS:
+            train, labels = np.concatenate(parts[: motions + 1]), np.tile(task.train.labels.numpy(), motions + 1)
+            for strength in STRENGTHS:
+                model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000))
+                model.fit(train, labels)
+                found = scores(truth, model.predict(valid), num_classes=len(LABELS))
+                if round(found["waf"], 4) > best["validation_waf"]:
+                    best = {
+                        **scored(model.predict(held_out)),
+                        "validation_waf": round(found["waf"], 4),
+                        "validation_macro_f1": round(found["macro_f1"], 4),
+                        "features": kind,
+                        "further_motions": motions,
+                        "C": strength,
+                    }
+    return best
 
 
 @torch.inference_mode()

@@ -8,8 +8,9 @@ ViFi-CLIP's few-shot training; what EmoVCLIP used is not published.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,8 @@ from train.config import TrainConfig, default_data_dir
 from train.recipes.face_clips import LABELS, make_clips, rows_of
 from train.recipes.labelled_videos import LabelledVideos, read_clips
 
-PROMPTS = PromptSettings(vision_depths=(0, 1, 2, 3), text_depths=(0, 1), text_tokens=4)  # all blocks of `SMALL`
+# All blocks of `emovclip_clip`'s model; the text's context begins as words, four tokens of them, so as zero-shot.
+PROMPTS = PromptSettings(vision_depths=(0, 1, 2, 3), text_depths=(0, 1), text_tokens=4, text_words="a face that shows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,8 @@ class EmoVclipOptions:
     """``backbone`` is a folder of open_clip's, ``architecture`` its name where the folder does not say it.
 
     ``manifest`` and ``validation`` name labelled clips; without a manifest, ``clips_per_class`` clips of ``num_stills``
-    FER+ pictures each are made (``clips_seed`` draws them). ``balance`` weighs labels by their frequency to the power
-    of ``-balance``: 0 as they come, 1 all alike.
+    FER+ pictures each are made (``clips_seed`` draws them), and with ``moves`` they move in another way in each epoch.
+    ``balance`` weighs labels by their frequency to the power of ``-balance``: 0 as they come, 1 all alike.
     """
 
     backbone: str = "runs/emovclip-clip/export"
@@ -53,6 +55,7 @@ class EmoVclipOptions:
     num_stills: int = 2
     clips_per_class: int = 100
     clips_seed: int = 0
+    moves: bool = True
     label_smoothing: float = 0.1
     balance: float = 0.0
 
@@ -85,6 +88,7 @@ class EmoVclipTask:
         self.labels: tuple[str, ...] = LABELS
         self.train: LabelledVideos
         self.valid: LabelledVideos
+        self.clips_of_epoch: Callable[..., LabelledVideos] | None = None
         if options.manifest:
             self._from_manifest()
         else:
@@ -97,7 +101,9 @@ class EmoVclipTask:
         options = self.options
         data = ferplus.load(Path(options.data) if options.data else default_data_dir(), "train")
         sizes = {"num_stills": options.num_stills, "num_frames": options.num_frames, "seed": options.clips_seed}
-        self.train = make_clips(data, rows_of(data, "tune"), per_class=options.clips_per_class, **sizes)
+        rows = rows_of(data, "tune")
+        self.clips_of_epoch = partial(make_clips, data, rows, per_class=options.clips_per_class, **sizes)
+        self.train = self.clips_of_epoch()
         self.valid = make_clips(data, rows_of(data, "tune-valid"), per_class=None, **sizes)
 
     def _from_manifest(self) -> None:
@@ -176,6 +182,9 @@ class _Epoch:
         self.task = task
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         self.order = torch.randperm(len(task.train.labels), generator=generator)
+        self.videos = task.train
+        if task.options.moves and task.clips_of_epoch is not None:
+            self.videos = task.clips_of_epoch(motion=int(torch.randint(2**31, (), generator=generator)))
         self.batch_size = min(task.config.batch_size, len(self.order))
 
     def __len__(self) -> int:
@@ -186,7 +195,7 @@ class _Epoch:
 
     def __getitem__(self, index: int) -> VideoBatch:
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        return self.task.read(self.task.train, rows.tolist())
+        return self.task.read(self.videos, rows.tolist())
 
 
 def emovclip() -> TrainConfig:
@@ -195,13 +204,14 @@ def emovclip() -> TrainConfig:
         recipe="emovclip",
         run_dir="runs/emovclip",
         task=EmoVclipOptions(),
-        epochs=8,
-        batch_size=24,
+        epochs=14,
+        batch_size=48,
         learning_rate=4e-3,
-        warmup_steps=25,
+        warmup_steps=24,
         weight_decay=1e-3,
+        ema_decay=0.95,
         clip_norm=1.0,
-        log_every_steps=25,
+        log_every_steps=12,
         validate_every_epochs=2,
         checkpoint_every_seconds=60.0,
         monitor="waf:max",

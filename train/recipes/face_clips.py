@@ -56,11 +56,13 @@ def make_clips(
     num_stills: int = 2,
     num_frames: int = 4,
     seed: int = 0,
+    motion: int | None = None,
 ) -> VideosInMemory:
     """Make clips of the pictures ``rows`` that have a majority for one of `LABELS`.
 
     ``per_class`` clips of each label, whose stills are drawn anew for each clip; ``None``: every picture is in exactly
     one clip (up to ``num_stills - 1`` of a label are left over). A label without enough pictures has no clip.
+    ``seed`` draws stills and motion, ``motion`` the motion alone: other values move the same clips in other ways.
     """
     if not 1 <= num_stills <= num_frames:
         raise InputError(f"num_stills is {num_stills}; allowed: 1 to {num_frames}, the frames", field="num_stills")
@@ -81,7 +83,9 @@ def make_clips(
         raise InputError("no label has enough pictures for a clip", field="rows")
     frames = np.concatenate(stills)[:, np.arange(num_frames) * num_stills // num_frames]  # [N, T]
     pictures = torch.from_numpy(data.images[frames])  # [N, T, H, W]
-    return VideosInMemory(grey=moved(equalised(pictures), seed=seed).numpy(), labels=torch.tensor(labels))
+    return VideosInMemory(
+        grey=moved(equalised(pictures), seed=seed if motion is None else motion).numpy(), labels=torch.tensor(labels)
+    )
 
 
 def equalised(pictures: Tensor) -> Tensor:

@@ -100,6 +100,18 @@ def test_prompts_learn_what_a_random_backbone_does_not_know(data: Path, backbone
     assert run(config, task).metrics["macro_f1"] > before["macro_f1"] + 0.1
 
 
+def test_clips_move_anew_in_each_epoch_and_alike_when_an_epoch_is_read_again(data: Path, backbone: Path) -> None:
+    options = {"data": str(data), "backbone": str(backbone), "prompts": PROMPTS, "clips_per_class": 4}
+    config = changed("emovclip", Path("unused"), task=options)
+    task = config.task.build(config)
+    first, again, second = (task.batches(epoch=epoch, seed=0).videos.read(range(12)).frames for epoch in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, second)
+    still = dataclasses.replace(config.task, moves=False).build(config)
+    kept = [still.batches(epoch=epoch, seed=0).videos.read(range(12)).frames for epoch in (0, 1)]
+    assert np.array_equal(*kept)
+
+
 def test_a_manifest_of_clips_is_learned_from_by_whole_videos(
     backbone: Path, tmp_path: Path, make_manifest: Callable[..., Path]
 ) -> None:
@@ -141,6 +153,12 @@ def test_the_parts_of_fer_plus_share_no_picture_and_clips_keep_to_their_part(dat
     assert torch.bincount(drawn.labels).tolist() == [5, 5, 0, 5]
     again = make_clips(faces, rows_of(faces, "tune"), per_class=5, seed=1)
     assert np.array_equal(drawn.grey, again.grey)
+    filmed_again = make_clips(faces, rows_of(faces, "tune"), per_class=5, seed=1, motion=2)
+    assert torch.equal(filmed_again.labels, drawn.labels)
+    change = np.abs(filmed_again.grey.astype(int) - drawn.grey).mean((1, 2, 3))
+    other = np.abs(np.roll(drawn.grey, 1, axis=0).astype(int) - drawn.grey).mean((1, 2, 3))
+    assert (change > 0).all()  # each frame is moved in another way...
+    assert change.mean() < other.mean()  # ... and shows the same still
     with pytest.raises(InputError, match="allowed: 1 to 4"):
         make_clips(faces, rows_of(faces, "tune"), per_class=5, num_stills=5)
     with pytest.raises(InputError, match="backbone, tune, tune-valid"):
