@@ -48,7 +48,8 @@ class Settings(BaseSettings):
 
     auth: Literal["off", "keys", "open"] = Field(
         "off",
-        description="keys: every request but /health and the page needs an API key; off: none does, on the loopback address only; "
+        description="keys: every request but /health and the page needs an API key; off: none does, on the loopback "
+        "address only; "
         "open: none does, anywhere.",
     )
     admin_key: SecretStr | None = Field(
