@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,14 @@ SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
 
 def places(*roots: Path) -> set[str]:
-    """Every file under the folders in which, or in whose name, the marker is."""
+    """Every file under the folders in which, or in whose name, the marker is; the service may delete meanwhile."""
+    for _ in range(20):
+        with contextlib.suppress(FileNotFoundError):  # what went while it was looked at: look again
+            return _places(roots)
+    raise AssertionError("files do not stop vanishing")
+
+
+def _places(roots: Sequence[Path]) -> set[str]:
     found = set()
     for root in roots:
         for path in root.rglob("*"):
