@@ -49,8 +49,7 @@ class Settings(BaseSettings):
     auth: Literal["off", "keys", "open"] = Field(
         "off",
         description="keys: every request but /health and the page needs an API key; off: none does, on the loopback "
-        "address only; "
-        "open: none does, anywhere.",
+        "address only; open: none does, anywhere.",
     )
     admin_key: SecretStr | None = Field(
         None, description="The operator's own key, of at least 32 characters; it may do everything."

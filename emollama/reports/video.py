@@ -285,7 +285,7 @@ class _SoundWriter:
     """Sound as AAC; a voice is changed by playing it lower and as fast as before, which moves its formants too."""
 
     def __init__(self, out: OutputContainer, audio: AudioStream, voice: Voice) -> None:
-        self._out, self._voice = out, voice
+        self._out = out
         self._rate = 48_000
         self._stream = out.add_stream("aac", rate=self._rate, layout="mono" if audio.channels == 1 else "stereo")
         self._resampler = av.AudioResampler(format="fltp", layout=self._stream.layout.name, rate=self._rate)
@@ -311,6 +311,16 @@ class _SoundWriter:
     def write(self, frame: av.AudioFrame, origin: float) -> None:
         if self._next is None:
             self._next = 0 if frame.time is None else max(0, round((frame.time - origin) * self._rate))
+        self._take(frame)
+
+    def end(self) -> None:
+        self._take(None)
+        if self._graph is not None:
+            self._graph.push(None)
+            self._drain()
+        self._out.mux(self._stream.encode(None))
+
+    def _take(self, frame: av.AudioFrame | None) -> None:
         for plain in self._resampler.resample(frame):
             if self._graph is None:
                 self._encode(plain)
@@ -318,18 +328,6 @@ class _SoundWriter:
                 plain.pts = None
                 self._graph.push(plain)
                 self._drain()
-
-    def end(self) -> None:
-        for plain in self._resampler.resample(None):
-            if self._graph is None:
-                self._encode(plain)
-            else:
-                plain.pts = None
-                self._graph.push(plain)
-        if self._graph is not None:
-            self._graph.push(None)
-            self._drain()
-        self._out.mux(self._stream.encode(None))
 
     def _drain(self) -> None:
         assert self._graph is not None

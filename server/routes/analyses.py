@@ -76,7 +76,7 @@ async def create_analysis(
             fingerprint = await asyncio.to_thread(order.fingerprint) if claim.key is not None else ""
             made = claim.replays(fingerprint)
             if made is not None:
-                return _answer(await asyncio.to_thread(_find, store, made, principal), headers=REPLAYED)
+                return _answer(await asyncio.to_thread(find_analysis, store, made, principal), headers=REPLAYED)
             if order.given.webhook_url is not None:
                 service.require_webhook(order.given.webhook_url)
             seconds = order.given.kept_seconds(settings.analysis_retention_seconds)
@@ -141,7 +141,7 @@ def list_analyses(
     },
 )
 def get_analysis(analysis_id: str, store: StoreDep, principal: PrincipalDep) -> JSONResponse:
-    return JSONResponse(document_of(_find(store, analysis_id, principal)))
+    return JSONResponse(document_of(find_analysis(store, analysis_id, principal)))
 
 
 @router.get(
@@ -158,7 +158,7 @@ async def stream_events(
 ) -> StreamingResponse:
     """Server-sent events: the analysis whenever its status, stage or progress changes, at last with its result, then
     `[DONE]`."""
-    await asyncio.to_thread(_find, store, analysis_id, principal, with_result=False)
+    await asyncio.to_thread(find_analysis, store, analysis_id, principal, with_result=False)
     return StreamingResponse(
         stream_analysis(
             store,
@@ -181,15 +181,17 @@ async def cancel_analysis(
 ) -> JSONResponse:
     """One that waits is cancelled at once; one that is worked on is stopped, and the answer may still say `running`.
     One that has ended stays as it is."""
-    record: AnalysisRecord | None = await asyncio.to_thread(_find, store, analysis_id, principal, with_result=False)
+    record: AnalysisRecord | None = await asyncio.to_thread(
+        find_analysis, store, analysis_id, principal, with_result=False
+    )
     record = await asyncio.to_thread(service.cancel, analysis_id)
     waited = 0.0
     while record is not None and not record.has_ended and waited < _PATIENCE_SECONDS:
         pause = min(settings.job_poll_seconds, 0.1)
         await asyncio.sleep(pause)
         waited += pause
-        record = await asyncio.to_thread(_find, store, analysis_id, principal, with_result=False)
-    return JSONResponse(document_of(await asyncio.to_thread(_find, store, analysis_id, principal)))
+        record = await asyncio.to_thread(find_analysis, store, analysis_id, principal, with_result=False)
+    return JSONResponse(document_of(await asyncio.to_thread(find_analysis, store, analysis_id, principal)))
 
 
 @router.delete("/{analysis_id}", summary="Delete an analysis", responses=responses("analysis_not_found"))
@@ -197,12 +199,13 @@ def delete_analysis(
     analysis_id: str, store: StoreDep, service: AnalysesDep, principal: PrincipalDep
 ) -> AnalysisDeletedOut:
     """With its clip, its result and everything that was kept of it; one that is worked on is stopped."""
-    _find(store, analysis_id, principal, with_result=False)
+    find_analysis(store, analysis_id, principal, with_result=False)
     service.delete(analysis_id)
     return AnalysisDeletedOut(id=analysis_id)
 
 
-def _find(store: Store, analysis_id: str, principal: Principal, *, with_result: bool = True) -> AnalysisRecord:
+def find_analysis(store: Store, analysis_id: str, principal: Principal, *, with_result: bool = True) -> AnalysisRecord:
+    """Return the caller's analysis; raises `ApiError` when there is none, or none that they may see."""
     record = analyses.find(store, analysis_id, now=time.time(), owner=principal.sees, with_result=with_result)
     if record is None:
         raise ApiError("analysis_not_found", f"no analysis {analysis_id[:64]!r}", param="analysis_id")

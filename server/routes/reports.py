@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Literal
 from urllib.parse import quote
 
@@ -12,7 +11,7 @@ from fastapi import APIRouter, Response
 from emollama.reports import format_named
 from server.deps import PrincipalDep, StoreDep
 from server.errors import ApiError, responses
-from server.records import analyses
+from server.routes.analyses import find_analysis
 
 router = APIRouter(prefix="/v1/analyses", tags=["analysis"])
 
@@ -35,9 +34,7 @@ def get_report(
     principal: PrincipalDep,
     format: Literal["html", "pdf", "csv", "srt", "vtt"] = "html",
 ) -> Response:
-    record = analyses.find(store, analysis_id, now=time.time(), owner=principal.sees)
-    if record is None:
-        raise ApiError("analysis_not_found", f"no analysis {analysis_id[:64]!r}", param="analysis_id")
+    record = find_analysis(store, analysis_id, principal)
     if record.result is None:
         raise ApiError(
             "analysis_unfinished", f"analysis {record.id} has no result: it is {record.status}", param="analysis_id"
