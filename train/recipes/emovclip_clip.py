@@ -147,7 +147,7 @@ class _Epoch:
 
 
 def emovclip_clip() -> TrainConfig:
-    """About four minutes of one core."""
+    """Return the configuration of the small CLIP that the study of EmoVCLIP stands on."""
     return TrainConfig(
         recipe="emovclip_clip",
         run_dir="runs/emovclip-clip",
