@@ -248,6 +248,32 @@ def test_pictures_of_affectnet(tmp_path: Path) -> None:
         affectnet.read(tmp_path)
 
 
+def test_tables_of_affectnet(tmp_path: Path) -> None:
+    """The release of 2017: tables with boxes; the validation table comes without names of its columns."""
+    lists, images = tmp_path / "Manually_Annotated_file_lists", tmp_path / "Manually_Annotated_Images"
+    for name in ("a", "b", "c"):
+        touch(images / "689" / f"{name}.jpg")
+    rows = ("689/a.jpg,10,20,30,40,1;2,6,-0.5,0.25", "689/b.jpg,0,0,8,9,1;2,9,-2,-2", "689/c.jpg,1,2,8,9,1;2,0,-2,-2")
+    write(lists / "validation.csv", *rows)
+    write(lists / "training.csv", ",".join(affectnet.COLUMNS), rows[0])
+    first, second = affectnet.read(tmp_path)
+    assert (first.id, first.label, first.valence, first.arousal) == ("689/a.jpg", "anger", -0.5, 0.25)
+    assert first.meta["box"] == (10, 20, 30, 40)
+    assert (second.id, second.label, second.valence) == ("689/c.jpg", "neutral", None)  # nobody is sure of b
+    assert len(affectnet.read(tmp_path, split="train")) == 1
+    for bad, message in (
+        ("689/a.jpg,10,20,0,40,1;2,6,0,0", r"validation\.csv:1: the box is \(10, 20, 0, 40\); allowed: a width"),
+        ("689/a.jpg,10,20,30,40,1;2,11,0,0", r"validation\.csv:1: expression is 11; allowed: 0 neutral"),
+        ("689/a.jpg,10,20,30,40,1;2,6,3,0", r"validation\.csv:1: valence: 3; allowed: -1 to 1"),
+        ("689/a.jpg,10,20,30,40,1;2,six,0,0", r"validation\.csv:1: expression is 'six'; allowed: a number"),
+        ("689/d.jpg,10,20,30,40,1;2,6,0,0", r"d\.jpg is not there; expected: the picture of .*validation\.csv:1"),
+        ("689/a.jpg,6", r"validation\.csv:1 has 2 columns; expected: subDirectory_filePath, face_x"),
+    ):
+        write(lists / "validation.csv", bad)
+        with pytest.raises(DatasetError, match=message):
+            affectnet.read(tmp_path)
+
+
 def test_mimics(tmp_path: Path) -> None:
     header = ",".join(("Filename", *vidmimic.INTENSITIES))
     touch(tmp_path / "raw" / "00001.mp4")
