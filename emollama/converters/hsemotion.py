@@ -4,6 +4,10 @@ The published ``.pt`` files are whole modules; only their tensors are read (`emo
 Files of state dicts are taken, too, bare or below ``model_state_dict``. Where the head sits differs by backbone:
 ``classifier`` or ``classifier.0`` of EfficientNet, ``head.fc`` of MobileViT, ``fc`` of MobileFaceNet and DDAMFN.
 
+A state dict without any head, as the face recognisers that the models were trained from are published
+(``state_vggface2_enet0_new.pt``), becomes ``backbone.safetensors``, which ``emollama train hsemotion_stage1`` begins
+with; the caller says which model it is to become.
+
 Which model a file is, its name says (``enet_b0_8_best_vgaf.pt``) or the caller; the shape of the head and of every
 other tensor must then be that model's. ONNX files need no conversion (`emollama.encoders.onnx_face`).
 """
@@ -31,7 +35,8 @@ _WRAPPED = re.compile(r"(module|backbone|model|features|base|net)\.")
 
 
 def convert_hsemotion(checkpoint: Path, out: Path, *, model: str | None = None, debug: bool = False) -> Report:
-    """Convert a file to a folder of ``face.safetensors``, ``face.json`` and ``conversion.json``.
+    """Convert a file to a folder of ``face.safetensors`` and ``face.json``, or ``backbone.safetensors``, and
+    ``conversion.json``.
 
     ``model`` is a name of `FACE_MODELS` (default: the file's). ``debug`` changes nothing but is what every converter
     takes. Raises `CheckpointError` that names every key which is missing, unknown or damaged; nothing is written then.
@@ -40,6 +45,7 @@ def convert_hsemotion(checkpoint: Path, out: Path, *, model: str | None = None, 
 
     from emollama.encoders.face import FaceEncoder, FaceModel
     from emollama.encoders.face_models import FACE_MODELS
+    from emollama.tensors import write_tensors
 
     name = model or checkpoint.stem
     if name not in FACE_MODELS or name == "nano-face":
@@ -56,14 +62,17 @@ def convert_hsemotion(checkpoint: Path, out: Path, *, model: str | None = None, 
     with torch.device("meta"):
         face = FaceModel(config)
     ledger = Ledger(file)
-    _place(ledger, face, config.backbone)
+    has_head = _place(ledger, face, config.backbone, wants_head=model is None or kind != "state dict")
     ledger.close()
     state = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in ledger.kept.items()}
     # counters of batches seen are no weights; a module wants them all the same
     state |= {key: torch.zeros((), dtype=torch.int64) for key in face.state_dict() if key.endswith("batches_tracked")}
-    face.load_state_dict(state, strict=True, assign=True)
     report = file.report("hsemotion", ledger.fates, model=name, pickled=kind)
     with written_whole(out, report) as folder:
+        if not has_head:
+            write_tensors(folder / "backbone.safetensors", state)
+            return report
+        face.load_state_dict(state, strict=True, assign=True)
         FaceEncoder(face, name=name).save(folder / "face.safetensors", dtype=torch.float32)
     return report
 
@@ -82,19 +91,21 @@ def _read(path: Path) -> tuple[Checkpoint, str]:
     return Checkpoint(path=path, sha256=sha256_of(path), tensors=module.tensors, beside=()), module.kind
 
 
-def _place(ledger: Ledger, face: FaceModel, backbone: str) -> None:
-    """Decide what becomes of every key."""
+def _place(ledger: Ledger, face: FaceModel, backbone: str, *, wants_head: bool) -> bool:
+    """Decide what becomes of every key; return whether the file has a head (or ought to)."""
     from emollama.encoders.ddamfn import DEAD, upstream_name
     from emollama.encoders.face_models import DDAMFN
 
     expected = {key: tuple(tensor.shape) for key, tensor in face.state_dict().items()}
     wrapper = _wrapper(ledger.checkpoint.tensors, expected, is_ddamfn=backbone == DDAMFN)
+    has_head = wants_head
     for key in ledger.checkpoint.tensors:
         bare = key.removeprefix(wrapper)
         if backbone == DDAMFN and DEAD.fullmatch(bare):
             ledger.drop(key, group="unused", why="a module that upstream's forward pass never calls")
             continue
         head = _HEADS.fullmatch(key) or _HEADS.fullmatch(bare)
+        has_head = has_head or head is not None
         ours = f"head.{head[3]}" if head else f"backbone.{upstream_name(bare) if backbone == DDAMFN else bare}"
         if key.endswith("num_batches_tracked") and ours in expected:
             ledger.drop(key, group="batches seen", why="a counter of training")
@@ -102,7 +113,9 @@ def _place(ledger: Ledger, face: FaceModel, backbone: str) -> None:
             ledger.keep(key, group="head" if head else "backbone", name=ours, shape=expected[ours])
         else:
             ledger.unknown(key)
-    ledger.require({key: key.removeprefix("backbone.") for key in expected if not key.endswith("num_batches_tracked")})
+    wanted = [key for key in expected if not key.endswith("num_batches_tracked")]
+    ledger.require({key: key.removeprefix("backbone.") for key in wanted if has_head or not key.startswith("head.")})
+    return has_head
 
 
 def _wrapper(tensors: Mapping[str, object], expected: Mapping[str, object], *, is_ddamfn: bool) -> str:

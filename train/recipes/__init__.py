@@ -20,6 +20,8 @@ RECIPES: Mapping[str, str] = MappingProxyType(
         "qlora": "train.recipes.qlora:qlora",
         "emotion_llama_stage1": "train.recipes.emotion_llama:emotion_llama_stage1",
         "emotion_llama_stage2": "train.recipes.emotion_llama:emotion_llama_stage2",
+        "hsemotion_stage1": "train.recipes.hsemotion:hsemotion_stage1",
+        "hsemotion_stage2": "train.recipes.hsemotion:hsemotion_stage2",
         "hsemotion_face": "train.recipes.hsemotion_face:hsemotion_face",
         "abaw_expr": "train.recipes.abaw:abaw_expr",
         "abaw_va": "train.recipes.abaw:abaw_va",

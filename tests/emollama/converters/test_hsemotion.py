@@ -26,6 +26,7 @@ from emollama.encoders.face import FaceEncoder, preprocess
 from emollama.encoders.face_models import FACE_MODELS
 from emollama.encoders.mobilefacenet import MobileFaceNet
 from emollama.errors import CheckpointError, InputError
+from train.affectnet.start import find_start, load_start
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # timm's own imports
 
@@ -64,6 +65,24 @@ def test_a_whole_pickled_network_gives_the_same_numbers_after_conversion(efficie
     report = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert report["pickled"] == "timm.models.efficientnet.EfficientNet"
     assert report["groups"]["head"] == {"fate": "kept", "keys": 2, "parameters": 1280 * 8 + 8}
+
+
+def test_a_recogniser_without_a_head_becomes_a_backbone_to_begin_with(efficient, tmp_path):
+    bare = {key: value for key, value in efficient.state_dict().items() if not key.startswith("classifier")}
+    path = tmp_path / "state_vggface2_enet0_new.pt"
+    torch.save(bare, path)
+    arguments = ["convert", "hsemotion", str(path), str(tmp_path / "out"), "--model", "enet_b0_8_va_mtl"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["backbone.safetensors", "conversion.json"]
+    model = FaceEncoder.build("enet_b0_8_va_mtl").model
+    assert not load_start(model, find_start(tmp_path / "out", model="enet_b0_8_va_mtl"))
+    for name, value in bare.items():
+        assert torch.equal(model.backbone.state_dict()[name].float(), value.float()) or name.endswith("tracked")
+    # by its own name a file is a whole model, and one that lost its head is damaged
+    path.rename(tmp_path / "enet_b0_8.pt")
+    with pytest.raises(CheckpointError, match=r"head"):
+        convert_hsemotion(tmp_path / "enet_b0_8.pt", tmp_path / "other")
 
 
 def test_reading_imports_none_of_the_names_in_the_file(published, monkeypatch):

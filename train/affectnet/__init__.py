@@ -1,0 +1,1 @@
+"""HSEmotion's face models trained on AffectNet: its pictures, losses and figures."""
