@@ -22,7 +22,10 @@ from rich.table import Table
 
 from emollama.cores import usable_cores
 
-PACKAGES = ("emollama", "torch", "transformers", "numpy", "av", "opencv-python-headless", "tokenizers", "scikit-learn")
+PACKAGES = (
+    "emollama", "torch", "transformers", "numpy", "av", "opencv-python-headless", "tokenizers", "onnxruntime",
+    "scikit-learn",
+)  # fmt: skip
 
 
 def provenance() -> dict[str, Any]:

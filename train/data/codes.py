@@ -93,6 +93,9 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "label_not_trained": _error(
             "a label of other samples that no sample for training has", "add samples for training, or remove it"
         ),
+        "label_without_sample": _warning(
+            "labels of the set that no sample has", "add samples; the model will hardly ever name them"
+        ),
         "speaker_in_two_splits": _error(
             "one person in training and in evaluation", "divide by speaker with `emollama data split`"
         ),

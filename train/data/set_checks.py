@@ -20,7 +20,7 @@ def check_labels(rows: Sequence[Facts], labels: Sequence[str] | None, findings: 
     if labels is None:
         _check_spellings(rows, findings)
         return
-    known = {canonical(name): name for name in labels}
+    known = _by_meaning(labels)
     for row in rows:
         for name in row.shares:
             if canonical(name) not in known:
@@ -96,6 +96,16 @@ def check_classes(rows: Sequence[Facts], labels: Sequence[str] | None, limits: D
             )  # fmt: skip
         elif counts[key] and counts[key] < limits.few_samples_per_class and len(counts) > 1:
             findings.add("few_samples", f"{name!r} has {counts[key]} for training", field="label", value=name)
+    unused = [name for key, name in _by_meaning(labels or ()).items() if key not in spelling]
+    if counts and unused:
+        findings.add(
+            "label_without_sample", f"no sample has {', '.join(map(repr, unused))}", field="labels",
+            value=", ".join(unused),
+        )  # fmt: skip
+
+
+def _by_meaning(labels: Sequence[str]) -> dict[str, str]:
+    return {canonical(name): name for name in labels}
 
 
 def content_key(row: Facts, clips: Mapping[str, ClipFacts]) -> str | None:

@@ -53,6 +53,15 @@ def test_labels_are_held_against_a_set_in_any_case_and_not_twice() -> None:
     ]
 
 
+def test_labels_that_no_sample_has_are_named_in_one_warning() -> None:
+    findings = Findings(file="m.jsonl")
+    rows = [*labelled(*["joy"] * 12, *["fear"] * 12), *labelled("Joy", split="valid")]
+    check_classes(rows, ("JOY", "fear", "awe", "pride"), LIMITS, findings)
+    assert [(p.code, p.severity, p.field, p.value) for p in findings.report().problems] == [
+        ("label_without_sample", "warning", "labels", "awe, pride")
+    ]
+
+
 def test_few_samples_warn_and_no_validation_is_said() -> None:
     findings = Findings(file="m.jsonl")
     check_classes(labelled(*["joy"] * 12, *["fear"] * 9), None, LIMITS, findings)
