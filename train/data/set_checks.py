@@ -96,8 +96,13 @@ def check_classes(rows: Sequence[Facts], labels: Sequence[str] | None, limits: D
             )  # fmt: skip
         elif counts[key] and counts[key] < limits.few_samples_per_class and len(counts) > 1:
             findings.add("few_samples", f"{name!r} has {counts[key]} for training", field="label", value=name)
-    unused = [name for key, name in _by_meaning(labels or ()).items() if key not in spelling]
-    if counts and unused:
+
+
+def check_unused(rows: Sequence[Facts], labels: Sequence[str], findings: Findings) -> None:
+    """Name the labels of the manifest's header that no sample has."""
+    used = {canonical(name) for row in rows for name in row.shares}
+    unused = [name for key, name in _by_meaning(labels).items() if key not in used]
+    if used and unused:
         findings.add(
             "label_without_sample", f"no sample has {', '.join(map(repr, unused))}", field="labels",
             value=", ".join(unused),

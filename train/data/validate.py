@@ -23,7 +23,7 @@ from train.data.cost import Cost, CountTokens, Size, Speed, size_of
 from train.data.limits import BundleLimits, DataLimits
 from train.data.report import Findings, Report
 from train.data.row_checks import Facts, RowChecker, did_you_mean
-from train.data.set_checks import check_classes, check_labels, check_leaks, summarize, trained_on
+from train.data.set_checks import check_classes, check_labels, check_leaks, check_unused, summarize, trained_on
 
 
 def validate(
@@ -64,6 +64,8 @@ def validate(
     check_labels(rows, labels, findings)
     if validates is None:
         check_classes(rows, labels, limits, findings)
+        if header is not None and header.labels is not None and labels is header.labels:
+            check_unused(rows, header.labels, findings)
     else:
         _take_for_validation(rows)
     check_leaks(rows, clips, findings, training=validates.seen if validates is not None else None)

@@ -10,7 +10,7 @@ from train.data.codes import CODES
 from train.data.limits import DataLimits
 from train.data.report import Findings
 from train.data.row_checks import Facts, RowChecker
-from train.data.set_checks import check_classes, check_labels
+from train.data.set_checks import check_classes, check_labels, check_unused
 
 LIMITS = DataLimits()
 
@@ -56,7 +56,7 @@ def test_labels_are_held_against_a_set_in_any_case_and_not_twice() -> None:
 def test_labels_that_no_sample_has_are_named_in_one_warning() -> None:
     findings = Findings(file="m.jsonl")
     rows = [*labelled(*["joy"] * 12, *["fear"] * 12), *labelled("Joy", split="valid")]
-    check_classes(rows, ("JOY", "fear", "awe", "pride"), LIMITS, findings)
+    check_unused(rows, ("JOY", "fear", "awe", "pride"), findings)
     assert [(p.code, p.severity, p.field, p.value) for p in findings.report().problems] == [
         ("label_without_sample", "warning", "labels", "awe, pride")
     ]

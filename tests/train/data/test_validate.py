@@ -119,7 +119,7 @@ def test_all_problems_of_all_lines_come_in_one_pass(tmp_path: Path) -> None:
 
 def test_labels_of_the_caller_go_before_the_headers(tmp_path: Path) -> None:
     path = d.write_rows(tmp_path, [{"manifest_version": 1, "labels": ["joy", "fear"]}, *d.sound_rows()])
-    assert validate(path, limits=LIMITS).counts == {"unknown_label": 4}
+    assert validate(path, limits=LIMITS).counts == {"unknown_label": 4, "label_without_sample": 1}
     assert validate(path, limits=LIMITS, labels=("happy", "bored")).counts == {}
     # Another word for a label of the set is the same label, as it is in training.
     assert validate(path, limits=LIMITS, labels=("joy", "Boredom ", "fear")).counts == {}
