@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from emollama._version import __version__
 from emollama.converters.cli import convert
+from emollama.converters.export_cli import export
 from emollama.errors import DependencyError, EmoLlamaError, InputError
 from emollama.sniff import MEDIA_SUFFIXES
 
@@ -557,6 +558,7 @@ def models(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
 
 
 app.command()(convert)
+app.command()(export)
 
 
 def main() -> None:

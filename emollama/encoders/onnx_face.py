@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from emollama.encoders.face import FaceModel
 
 KEY = "emollama.face"
+TOLERANCE = 1e-4
 _OPSET = 17
 _MOST_BYTES = 1 << 30
 
@@ -54,13 +55,56 @@ def load_face(path: str | Path, **options: Any) -> FaceEncoder:
     return kind.load(path, **options)
 
 
-def export_onnx(encoder: FaceEncoder, path: Path) -> None:
-    """Write a face model as one ONNX file with a free batch size, by a temporary name and a rename."""
+def export_onnx(encoder: FaceEncoder, path: Path) -> float:
+    """Write a face model as one ONNX file with a free batch size, by a temporary name and a rename.
+
+    Nothing is written before the graph has said what the model says of the same pictures, to `TOLERANCE`; returns the
+    largest difference. Raises `CheckpointError` where they disagree.
+    """
     graph = to_graph(encoder.model, name=encoder.name)
+    difference = largest_difference(encoder, graph)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(graph.SerializeToString())
     partial.replace(path)
+    return difference
+
+
+@torch.inference_mode()
+def largest_difference(encoder: FaceEncoder, graph: Any) -> float:
+    """Compare a model in torch with its graph in onnxruntime, on pictures alone and in a batch.
+
+    Returns the largest difference of an output or of an embedding, each in proportion to 1 + its size; raises
+    `CheckpointError` where one is above `TOLERANCE` or not a number.
+    """
+    config = encoder.config
+    beside = OnnxFaceEncoder(graph, config, name=encoder.name, threads=1)
+    pictures = _pictures(config)
+    model = encoder.model.eval()
+    device = model.head.weight.device
+    expected = [part.float().cpu() for part in model(pictures.to(device)) if part is not None]
+    largest = 0.0
+    for rows in (slice(0, 1), slice(0, len(pictures))):
+        found = [part for part in beside.look(pictures[rows]) if part is not None]
+        for ours, theirs in zip((part[rows] for part in expected), found, strict=True):
+            difference = float(((ours - theirs).abs() / (1.0 + ours.abs())).max())
+            largest = difference if difference != difference else max(largest, difference)
+            if not largest <= TOLERANCE:
+                raise CheckpointError(
+                    f"the graph of {encoder.name} and the model in torch differ by {largest:.2g}; allowed: "
+                    f"{TOLERANCE:g}; nothing was written",
+                    field="model",
+                )
+    return largest
+
+
+def _pictures(config: FaceModelConfig) -> Tensor:
+    """Return inputs that reach all of a network: noise, coarse patches, one colour."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, config.channels, config.size, config.size)
+    coarse = torch.randn((2, config.channels, 5, 5), generator=generator)
+    patches = nn.functional.interpolate(coarse, size=shape[2:], mode="nearest")
+    return torch.cat((torch.randn(shape, generator=generator), patches, torch.full((1, *shape[1:]), 0.5)))
 
 
 def to_graph(model: FaceModel, *, name: str) -> Any:

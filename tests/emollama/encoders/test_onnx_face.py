@@ -11,10 +11,13 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
+from emollama.cli import app
+from emollama.encoders import onnx_face
 from emollama.encoders.face import FaceEncoder, FaceModel, preprocess
 from emollama.encoders.face_models import FACE_MODELS, FaceModelConfig
-from emollama.encoders.onnx_face import OnnxFaceEncoder, export_onnx, load_face
+from emollama.encoders.onnx_face import OnnxFaceEncoder, export_onnx, load_face, to_graph
 from emollama.errors import CheckpointError, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # timm's own imports
@@ -72,6 +75,41 @@ def test_torch_and_onnx_say_the_same(name, tmp_path):
 @pytest.fixture(scope="module")
 def small() -> FaceEncoder:
     return at_random(replace(FaceModelConfig().at_debug_size(), action_units=("AU4", "AU12")))
+
+
+def test_the_command_writes_a_graph_that_was_compared_with_torch(small, tmp_path):
+    small.save(tmp_path / "mine.safetensors", dtype=torch.float32)
+    arguments = ["export", "onnx", str(tmp_path / "mine.safetensors"), str(tmp_path / "out" / "mine.onnx")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "mine.onnx: at random, within " in done.output
+    loaded = OnnxFaceEncoder.load(tmp_path / "out" / "mine.onnx", flip=False)
+    expected, found = (encoder.embed(faces()) for encoder in (FaceEncoder.load(arguments[2], flip=False), loaded))
+    assert np.abs(expected.log_probabilities - found.log_probabilities).max() < 1e-4
+    for wrong, message in (
+        (arguments, "mine.onnx exists; name a new file"),
+        (["export", "pickle", *arguments[2:]], "form is 'pickle'; allowed: onnx"),
+        ([*arguments[:3], str(tmp_path / "mine.pt")], "allowed: a file X.onnx"),
+        (["export", "onnx", str(tmp_path / "none.safetensors"), str(tmp_path / "b.onnx")], "the face model needs"),
+    ):
+        done = CliRunner().invoke(app, wrong)
+        assert done.exit_code == 2
+        assert message in " ".join(done.output.split())
+
+
+def test_a_graph_that_says_something_else_is_not_written(small, tmp_path, monkeypatch):
+    def spoilt(model, *, name):
+        graph = to_graph(model, name=name)
+        tensor = next(t for t in graph.graph.initializer if len(t.dims) == 2)
+        tensor.CopyFrom(numpy_helper.from_array(1.01 * numpy_helper.to_array(tensor), tensor.name))
+        return graph
+
+    monkeypatch.setattr(onnx_face, "to_graph", spoilt)
+    with pytest.raises(
+        CheckpointError, match=r"the graph of at random and the model in torch differ by 0\.\d+; allowed"
+    ):
+        export_onnx(small, tmp_path / "mine.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_track_is_read_by_a_graph_as_by_the_model(small):
