@@ -166,15 +166,16 @@ class Analyzer:
         cancelled: Callable[[], bool] | None = None,
         asr: str | None = None,
         quote: bool = True,
+        all_tracks: bool = False,
     ) -> Understanding:
         """Read and judge a clip without saying anything yet; `answer` questions about it, as many as wanted.
 
         ``quote=False`` does not look for the words that carry the verdict: the judgement is the same and comes sooner,
-        for those who want no sentences.
+        for those who want no sentences. ``all_tracks`` reads the most present of the other faces, too.
         """
         wanted = Wanted(
             name=name, transcript=transcript, labels=labels, language=language, limits=limits, asr=asr,
-            find_quote=quote,
+            find_quote=quote, all_tracks=all_tracks,
         )  # fmt: skip
         with CORES.working():
             return _end_of(self._understander.read(Clock(Watch(cancelled)), source, wanted))

@@ -10,27 +10,19 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from emollama import evidence as ev
 from emollama import timeline as tl
 from emollama.analyze import Analyzer, Understanding
 from emollama.judge import Judgement, affect_of
-from emollama.long_clip.analysis import LongAnalysis, WindowAnalysis
+from emollama.long_clip.analysis import LongAnalysis
 from emollama.long_clip.chapters import chapters_of, course_of, turned
 from emollama.long_clip.clock import clock, in_clock_times
-from emollama.long_clip.pooling import (
-    FaceTokens,
-    SaidWords,
-    VoiceTokens,
-    joined_readings,
-    pooled_face,
-    pooled_voice,
-    pooled_words,
-)
+from emollama.long_clip.kept import Gathered, KeptWindow, LongQuestion, Presence
+from emollama.long_clip.pooling import SaidWords, joined_readings, pooled_face, pooled_voice, pooled_words
 from emollama.long_clip.words import SpokenWords, joined
-from emollama.media_windows import ClipWindow
 from emollama.prompt import (
     DEFAULT_QUESTION,
     MAX_TRANSCRIPT_TOKENS,
@@ -43,13 +35,11 @@ from emollama.types import (
     Affect,
     Analysis,
     AudioUse,
-    Box,
     Clip,
     Emotion,
     Evidence,
     FaceReadings,
     FaceSummary,
-    FaceTrack,
     Modality,
     ModalityUse,
     Segment,
@@ -66,101 +56,28 @@ _MAX_STRETCHES = 12  # of the face, as evidence for the whole; the rest is in th
 _NOTHING = "In the whole clip there was no face, no voice and no words to judge, so no emotion is claimed."
 
 
-@dataclass
-class _Presence:
-    """Where a face was: how many pictures show it, in how many windows it led, and one box a window."""
-
-    num_frames: int = 0
-    num_led: int = 0
-    reason: str = ""
-    times: list[float] = field(default_factory=list)
-    boxes: list[Box] = field(default_factory=list)
-
-
-class Presences:
-    """The faces of a long clip by track id."""
-
-    def __init__(self) -> None:
-        self.by_track: dict[int, _Presence] = {}
-
-    def add(self, track: FaceTrack) -> None:
-        """Count a window's track in."""
-        one = self.by_track.setdefault(track.track_id, _Presence())
-        one.num_frames += len(track.times)
-        middle = len(track.times) // 2
-        one.times.append(round(float(track.times[middle]), 3))
-        one.boxes.append(track.boxes[middle])
-        if track.is_main:
-            one.num_led += 1
-            one.reason = one.reason or track.chosen_because
-
-    def main(self) -> int | None:
-        """Return the face that led the most windows, and of those the most seen."""
-        led = {track: (one.num_led, one.num_frames) for track, one in self.by_track.items() if one.num_led}
-        return max(led, key=lambda track: led[track]) if led else None
-
-
-@dataclass
-class Gathered:
-    """What is kept of the windows that were read; some kilobytes for each."""
-
-    name: str = "clip"
-    seconds: float = 0.0
-    sha256: str | None = None
-    num_frames: int = 0
-    audio_seconds: float = 0.0
-    is_still: bool = False
-    windows: list[WindowAnalysis] = field(default_factory=list)
-    readings: list[FaceReadings] = field(default_factory=list)  # of all faces that are read, in order of time
-    mains: list[FaceReadings] = field(default_factory=list)  # of the face that led each window
-    faces: list[FaceTokens] = field(default_factory=list)
-    voices: list[VoiceTokens] = field(default_factory=list)
-    words: list[SaidWords] = field(default_factory=list)
-    presence: Presences = field(default_factory=Presences)
-    file_warnings: list[str] = field(default_factory=list)
-
-    def empty_window(self, window: ClipWindow, labels: Sequence[str]) -> WindowAnalysis:
-        """Return what is said of a window without pictures, sound and words."""
-        even = 1.0 / len(labels)
-        return WindowAnalysis(
-            index=window.index,
-            start=round(window.start, 3),
-            end=round(window.end, 3),
-            emotion=Emotion(label=None, confidence=even, abstained=True, scores=dict.fromkeys(labels, even)),
-            open_vocabulary=(),
-            affect=Affect(valence=None, arousal=None, source=None),
-            evidence={"visual": (), "audio": (), "text": ()},
-            used=(),
-            track=None,
-        )
-
-
 def answer_whole(
     analyzer: Analyzer,
-    kept: Gathered,
+    windows: Sequence[KeptWindow],
+    question: LongQuestion,
     *,
-    words: SpokenWords,
-    asked: tuple[str, ...] | None,
-    window_seconds: float,
-    name: str | None,
-    timeline: bool,
-    timings: Mapping[str, float],
     cancelled: Callable[[], bool],
 ) -> LongAnalysis:
     """Judge the whole clip from what was kept of its windows, and put the answer together."""
     began = time.perf_counter()
-    whole = _Whole(analyzer, kept, words, asked)
-    seen = whole.understand(name or kept.name)
+    kept = Gathered.of(windows)
+    whole = _Whole(analyzer, kept, SpokenWords(question.transcript), question.labels)
+    seen = whole.understand(question.name or kept.name)
     rationale = NOTHING_TO_JUDGE
     extra: tuple[str, ...] = ()
     if seen.cues is not None:
         rationale = whole.say(seen, cancelled)
     else:
         extra = (_NOTHING,)
-    chapters = chapters_of(kept.windows, window_seconds=window_seconds)
-    chapters, points = turned(chapters, whole.face, window_seconds=window_seconds)
+    chapters = chapters_of(kept.windows, window_seconds=question.window_seconds)
+    chapters, points = turned(chapters, whole.face, window_seconds=question.window_seconds)
     spent = 1000 * (time.perf_counter() - began)
-    told = {stage: round(milliseconds, 2) for stage, milliseconds in timings.items()}
+    told = {stage: round(milliseconds, 2) for stage, milliseconds in kept.timings_ms.items()}
     told["whole"] = round(spent, 2)
     told["total"] = round(told.get("total", 0.0) + spent, 2)
     by_label: dict[str, float] = {}
@@ -169,8 +86,8 @@ def answer_whole(
             seconds = by_label.get(window.emotion.label, 0.0) + window.end - window.start
             by_label[window.emotion.label] = round(seconds, 3)
     return LongAnalysis(
-        whole=whole.analysis(seen, rationale, timeline=timeline, warnings=extra, timings=told),
-        window_seconds=window_seconds,
+        whole=whole.analysis(seen, rationale, timeline=question.timeline, warnings=extra, timings=told),
+        window_seconds=question.window_seconds,
         windows=tuple(kept.windows),
         chapters=chapters,
         turning_points=points,
@@ -373,7 +290,7 @@ class _Whole:
             for track, one in sorted(kept.presence.by_track.items())
         )
 
-    def _reason(self, one: _Presence) -> str:
+    def _reason(self, one: Presence) -> str:
         return f"it led {one.num_led} of {len(self._kept.windows)} windows; in the first of them, {one.reason}"
 
     def _about_windows(self) -> list[str]:

@@ -10,14 +10,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from emollama.errors import MediaError
 from server.errors import ApiError
 from server.media_worker import Decoding
 
 if TYPE_CHECKING:
-    from emollama.analyze import Analyzer
     from emollama.long_clip import LongAnalysis
     from emollama.media import MediaLimits
     from emollama.media_windows import ClipWindow
@@ -39,24 +38,24 @@ def is_long(decoder: Decoding, path: Path, *, limits: MediaLimits, cancelled: Ca
     return seconds is not None and seconds > limits.max_seconds
 
 
-def require_reader(analyzer: Analyzing, *, limits: MediaLimits) -> Analyzer:
+def require_reader(analyzer: Analyzing, *, limits: MediaLimits) -> Analyzing:
     """Return the analyzer as one that reads long clips, or raise `ApiError`; ``limits`` are those of an ordinary clip.
 
-    A model on a cluster, and a large preset, look at whole clips only.
+    A large preset looks at whole clips only.
     """
     from emollama.long_clip import reads_long_clips
 
     if reads_long_clips(analyzer):
-        return cast("Analyzer", analyzer)
+        return analyzer
     message = (
-        f"the clip is over {limits.max_seconds:g} s or {limits.max_bytes / 2**20:g} MiB, and this model reads no such "
-        "clips: it runs on a cluster, or looks at whole clips; send shorter pieces, or ask a service that runs nano"
+        f"the clip is over {limits.max_seconds:g} s or {limits.max_bytes / 2**20:g} MiB, and this model looks at "
+        "whole clips only; send shorter pieces, or ask a service that runs nano"
     )
     raise ApiError("media_limit_exceeded", message, param="file")
 
 
 def analyze_windows(
-    analyzer: Analyzer,
+    analyzer: Analyzing,
     decoder: Decoding,
     path: Path,
     *,

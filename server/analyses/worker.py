@@ -38,7 +38,6 @@ from server.schemas.analyze import MAX_TRANSCRIPT_CHARS
 from server.store import Store
 
 if TYPE_CHECKING:
-    from emollama.analyze import Analyzer
     from emollama.media import MediaLimits
     from emollama.stages import StageEvent
     from emollama.types import Analysis
@@ -198,7 +197,7 @@ class Worker:
         around.metrics.observe_stages(analysis.timings_ms)
         return analysis.to_json_dict()
 
-    def _analyze_long(self, analyzer: Analyzer) -> dict[str, Any]:
+    def _analyze_long(self, analyzer: Analyzing) -> dict[str, Any]:
         around, record = self._around, self._record
         answer = analyze_windows(
             analyzer, around.decoder, around.data.analysis(record.id), name=record.filename, options=record.options,

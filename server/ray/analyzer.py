@@ -1,7 +1,7 @@
 """`RemoteAnalyzer`: what the routes take for an analyzer, and what it does is done in the cluster.
 
-A clip goes to an encoder as the bytes that came in (through Ray's object store), its perception comes back and goes on
-to a decoder. Nothing but the door holds more than one step of a request, so any replica may die at any time.
+A clip goes to an encoder as the bytes that came in (`server.ray.handles`), its perception comes back and goes on to a
+decoder. Nothing but the door holds more than one step of a request, so any replica may die at any time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from emollama.errors import InputError
 from emollama.labels import parse_label_set
-from emollama.watch import Check, Watch, unwatched
-from server.ray.calls import Calls
-from server.ray.wire import AskedFacts, Inquiry, Model, ReadingFacts, Wish
+from emollama.watch import Watch
+from server.ray.handles import Handles
+from server.ray.windows import RemoteWindows
+from server.ray.wire import AskedFacts, Inquiry, Model, ModelFacts, ReadingFacts, Wish
 
 if TYPE_CHECKING:
     from emollama.conversation import ReplyOptions, Said, Turn
@@ -26,42 +27,6 @@ if TYPE_CHECKING:
     from emollama.stages import Done, StageEvent
     from emollama.types import Analysis, Clip, Transcript
     from server.ray.senses import Perception
-
-
-@dataclass(frozen=True, kw_only=True)
-class Handles:
-    """The two deployments as a door calls them, and how."""
-
-    encoders: Any
-    decoder: Any
-    calls: Calls
-
-    def perceive(
-        self, source: Path | bytes | Clip, *, name: str | None, limits: MediaLimits | None, watch: Check
-    ) -> Iterator[Any]:
-        """Yield what an encoder tells of a clip; the last item is its perception."""
-        import numpy as np
-        import ray
-
-        from emollama.media import MediaLimits as Limits
-
-        limits = limits or Limits()
-        file_name = None
-        given: Any = source
-        if isinstance(source, (bytes, bytearray)):
-            given = np.frombuffer(source, np.uint8)
-        elif isinstance(source, Path):
-            given, file_name = np.fromfile(source, np.uint8), source.name
-        reference = ray.put(given)
-        method = self.encoders.options(stream=True).perceive
-        yield from self.calls.stream(
-            lambda: method.remote(reference, name, file_name, limits), what="perceive", watch=watch
-        )
-
-    def decide(self, method: str, *arguments: Any, watch: Check = unwatched, **options: Any) -> Iterator[Any]:
-        """Yield what a decoder tells."""
-        ask = getattr(self.decoder.options(stream=True), method)
-        return self.calls.stream(lambda: ask.remote(*arguments), what=method, watch=watch, **options)
 
 
 Cancelled = Callable[[], bool]
@@ -72,12 +37,18 @@ class RemoteAnalyzer:
 
     def __init__(self, handles: Handles, model: Model) -> None:
         self._handles, self._model = handles, model
+        self._facts = ModelFacts()
         self.conversation = RemoteConversation(handles, model)
+
+    @property
+    def window_reader(self) -> RemoteWindows | None:
+        """Who reads long clips for this model; ``None`` where it looks at whole clips only."""
+        return RemoteWindows(self._handles, self._model) if self._facts.reads_windows else None
 
     def admit(self, *, seconds: float | None = None) -> None:
         """Load the model in one of the decoders; raises what is wrong with it."""
-        for _ in self._handles.decide("admit", self._model, seconds=seconds):
-            pass
+        (facts,) = self._handles.decide("admit", self._model, seconds=seconds)
+        self._facts = facts
 
     def analyze(self, source: Path | str | bytes | Clip | None, **options: Any) -> Analysis:
         """Analyse one clip, as `Analyzer.analyze` does."""

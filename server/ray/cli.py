@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def serve_with_ray(settings: Settings, *, address: str | None) -> None:
     """Join the cluster, or start Ray on this machine, and answer over HTTP until the process is told to stop."""
     from server.cli import run_server, server_config, telling_what_is_wrong
-    from server.ray.door import AtEncoders, Door, prepare_ray
+    from server.ray.decoding import DoorDecoding
+    from server.ray.door import Door, prepare_ray
     from server.ray.settings import RaySettings
 
     try:
@@ -32,7 +33,7 @@ def serve_with_ray(settings: Settings, *, address: str | None) -> None:
     # A thread waits for each request that is under way, and works for none of them.
     settings = settings.model_copy(update={"concurrency": ray_settings.in_flight})
     door = Door.of(settings, ray_settings)
-    config = server_config(settings, load=door.load, decoder=AtEncoders())
+    config = server_config(settings, load=door.load, decoder=DoorDecoding.of(settings))
     try:
         door.connect()
     except (ConnectionError, RuntimeError) as exc:

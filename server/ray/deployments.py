@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,10 @@ from server.ray.wire import Inquiry, Model, Wish
 if TYPE_CHECKING:
     from ray.serve import Application
 
+    from emollama.long_clip.kept import KeptWindow, LongQuestion
     from emollama.media import MediaLimits
+    from emollama.media_windows import ClipWindow
+    from emollama.types import Transcript
     from server.ray.settings import RaySettings
 
 PARTS = ("encoders", "decoder")
@@ -133,11 +136,10 @@ class Decoder(_Worker):
         self._minds = plan.make(plan.minds)
 
     async def admit(self, model: Model) -> AsyncIterator[Any]:
-        """Load a model; yields true."""
+        """Load a model; yields what a door must know of it."""
 
         def work(stop: Stop) -> Iterator[Any]:
-            self._minds.admit(model)
-            yield True
+            yield self._minds.admit(model)
 
         async for item in self.stream(work):
             yield item
@@ -154,6 +156,20 @@ class Decoder(_Worker):
         self, model: Model, perception: Any, wish: Wish, state: Any, inquiry: Inquiry
     ) -> AsyncIterator[Any]:
         async for item in self.stream(lambda stop: self._minds.converse(model, perception, wish, state, inquiry, stop)):
+            yield item
+
+    async def read_window(
+        self, model: Model, window: ClipWindow, perception: Any, question: LongQuestion, said: Transcript | None
+    ) -> AsyncIterator[Any]:
+        async for item in self.stream(
+            lambda stop: self._minds.read_window(model, window, perception, question, said, stop)
+        ):
+            yield item
+
+    async def judge_windows(
+        self, model: Model, windows: Sequence[KeptWindow], question: LongQuestion
+    ) -> AsyncIterator[Any]:
+        async for item in self.stream(lambda stop: self._minds.judge_windows(model, windows, question, stop)):
             yield item
 
     async def check_health(self) -> None:

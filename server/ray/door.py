@@ -13,13 +13,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emollama.errors import DependencyError
 from server.errors import ApiError
-from server.media_worker import InProcess
 from server.ray.adapters import PackedAdapter
 from server.ray.analyzer import Handles, RemoteAnalyzer
 from server.ray.calls import Calls
@@ -29,7 +26,6 @@ from server.ray.settings import RaySettings
 from server.ray.wire import Model
 
 if TYPE_CHECKING:
-    from emollama.media_windows import ClipWindow
     from server.models import ModelSpec
     from server.settings import Settings
 
@@ -57,17 +53,6 @@ def prepare_ray() -> None:
         ours.handlers.clear()
         ours.propagate = True
         ours.setLevel(logging.WARNING)
-
-
-class AtEncoders(InProcess):
-    """The decoder of a door, which opens no clip: what a hostile file ends is a process of an encoder's."""
-
-    def length(self, path: Path, *, cancelled: Callable[[], bool] | None = None) -> float | None:
-        """Return that it is not known here."""
-        return None
-
-    def windows(self, path: Path, **_: Any) -> Iterator[ClipWindow]:
-        raise ApiError("media_limit_exceeded", "a model on a cluster reads whole clips only", param="file")
 
 
 class Door:

@@ -12,19 +12,23 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emollama.errors import CheckpointError
 from server.ray.senses import Perception, with_recorded_senses
-from server.ray.wire import AskedFacts, Inquiry, Model, ReadingFacts, Wish
+from server.ray.wire import AskedFacts, Inquiry, Model, ModelFacts, ReadingFacts, Wish
 
 if TYPE_CHECKING:
     from emollama.analyze import Analyzer
     from emollama.conversation import Reading
+    from emollama.long_clip import KeptWindow, LongAnalysis
+    from emollama.long_clip.kept import LongQuestion
+    from emollama.media_windows import ClipWindow
     from emollama.parts import Parts
     from emollama.preset_parts import Bases
+    from emollama.types import Transcript
     from server.ray.plan import Plan
 
 # What loading an adapter that is damaged or does not fit may raise, beside the library's own errors.
@@ -43,9 +47,12 @@ class Minds:
         self._base = self._load(None, None)
         self._adapters: OrderedDict[tuple[str, str | None], Analyzer] = OrderedDict()
 
-    def admit(self, model: Model) -> None:
+    def admit(self, model: Model) -> ModelFacts:
         """Load a model strictly, if it is not here; raises what is wrong with it."""
+        from emollama.preset_parts import is_preset
+
         self._analyzer(model)
+        return ModelFacts(reads_windows=not is_preset(self._plan.model))
 
     def analyze(
         self, model: Model, perception: Perception | None, wish: Wish, cancelled: Callable[[], bool]
@@ -88,6 +95,29 @@ class Minds:
         asked = conversation.ask(reading, inquiry.question, turns=inquiry.turns, options=options)
         yield AskedFacts(num_tokens=asked.num_tokens, num_dropped=asked.num_dropped, ms=asked.ms)
         yield from conversation.replies(asked, options, cancelled=cancelled)
+
+    def read_window(
+        self,
+        model: Model,
+        window: ClipWindow,
+        perception: Perception,
+        question: LongQuestion,
+        said: Transcript | None,
+        cancelled: Callable[[], bool],
+    ) -> Iterator[KeptWindow]:
+        """Yield what is kept of a window of a long clip; ``window`` comes without its pictures and sound."""
+        from emollama.long_clip.reading import read_window
+
+        seen = dataclasses.replace(window, clip=perception.recorded_clip())
+        yield read_window(self._analyzer(model), seen, question, said=said, cancelled=cancelled)
+
+    def judge_windows(
+        self, model: Model, windows: Sequence[KeptWindow], question: LongQuestion, cancelled: Callable[[], bool]
+    ) -> Iterator[LongAnalysis]:
+        """Yield the answer about a long clip whose windows were read."""
+        from emollama.long_clip.whole import answer_whole
+
+        yield answer_whole(self._analyzer(model), windows, question, cancelled=cancelled)
 
     def check(self) -> None:
         """Compute something small; raises when the model cannot answer any more."""

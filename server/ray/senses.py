@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from emollama.cores import CORES
+from emollama.long_clip.following import Looks, TrackIds
 from emollama.media import MediaLimits, read_clip
 from emollama.parts import Parts, Sensed
 from emollama.stages import Clock, Decoded, FacesFound, StageEvent
@@ -34,12 +35,13 @@ class Perception:
     """A clip as the encoders saw and heard it.
 
     ``clip`` has no pictures and no samples; how many there were say ``frame_times`` [N] and ``num_samples``. ``tracks``
-    have no crops. ``digest`` names this perception, and nothing else.
+    have no crops; how each looks at its ends say ``looks``. ``digest`` names this perception, and nothing else.
     """
 
     clip: Clip
     sensed: Sensed
     tracks: tuple[FaceTrack, ...] = ()
+    looks: tuple[Looks, ...] = ()
     frame_times: np.ndarray | None = None
     source_fps: float | None = None
     is_still: bool = False
@@ -59,6 +61,7 @@ class Perception:
             clip=replace(clip, frames=None, audio=None, tracks=None),
             sensed=sensed,
             tracks=tuple(replace(track, crops=track.crops[:, :0, :0]) for track in tracks),
+            looks=tuple(Looks.of(track) for track in tracks if len(track.crops)),
             frame_times=None if frames is None else frames.times,
             source_fps=None if frames is None else frames.source_fps,
             is_still=frames is not None and frames.is_still,
@@ -67,6 +70,20 @@ class Perception:
             audio_start=0.0 if audio is None else audio.start,
             timings_ms=timings_ms,
         )
+
+    def with_ids(self, ids: TrackIds) -> Perception:
+        """Return the perception of a window of a long clip with its faces named as the clip's."""
+        if self.frame_times is None:
+            return self
+        tracks = ids.given(self.tracks, self.looks, last=float(self.frame_times[-1]))
+        new = {before.track_id: now.track_id for before, now in zip(self.tracks, tracks, strict=True)}
+        face, others = self.sensed.face, self.sensed.others
+        sensed = replace(
+            self.sensed,
+            face=None if face is None else replace(face, track_id=new[face.track_id]),
+            others=tuple(replace(each, track_id=new[each.track_id]) for each in others),
+        )
+        return replace(self, tracks=tracks, sensed=sensed)
 
     def recorded_clip(self) -> Clip:
         """Return the clip for an analyzer whose senses are `RecordedSenses`."""

@@ -47,6 +47,13 @@ class Inquiry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a door must know of a model that a decoder has loaded: whether it may be asked for windows of a clip."""
+
+    reads_windows: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadingFacts:
     """What a door keeps of a clip that a decoder has read; ``state`` is opaque to it."""
 

@@ -28,7 +28,7 @@ from server.schemas.analyses import AnalysisTaskOut, LongClipResultOut
 from server.schemas.analysis import AnalysisOut
 from server.settings import Settings
 
-pytestmark = [pytest.mark.anyio, pytest.mark.in_process(reason="a model on a cluster reads no long clips")]
+pytestmark = pytest.mark.anyio
 
 SAMPLE = Path(emollama.__file__).parent / "assets" / "sample" / "sample.mp4"
 URL = "/v1/analyses"
@@ -88,17 +88,25 @@ class Door:
         return dict(found["result"])
 
 
-@contextlib.asynccontextmanager
-async def opened(analyzer: Any, tmp_path: Path, *, decoder: Any = None, **settings: Any) -> AsyncIterator[Door]:
-    app = create_app(Settings(temp_dir=tmp_path, **settings), analyzer, decoder=decoder)
-    transport = httpx.ASGITransport(app=app)
-    async with app.router.lifespan_context(app):
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
-            yield Door(app, client)
+@pytest.fixture
+def opened(tmp_path: Path, remote: Any) -> Callable[..., contextlib.AbstractAsyncContextManager[Door]]:
+    """``async with opened(analyzer, max_seconds=20) as door``; behind a cluster, where there is one."""
+
+    @contextlib.asynccontextmanager
+    async def start(analyzer: Any, *, decoder: Any = None, **settings: Any) -> AsyncIterator[Door]:
+        decoder = decoder or remote.options.get("decoder")
+        app = create_app(Settings(temp_dir=tmp_path, **settings), remote(analyzer), decoder=decoder)
+        remote.watch(app)
+        transport = httpx.ASGITransport(app=app)
+        async with app.router.lifespan_context(app):
+            async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+                yield Door(app, client)
+
+    return start
 
 
-async def test_a_long_clip_is_told_window_by_window_and_as_a_whole(nano: Any, minute: Path, tmp_path: Path) -> None:
-    async with opened(nano, tmp_path, max_seconds=20) as door:
+async def test_a_long_clip_is_told_window_by_window_and_as_a_whole(nano: Any, minute: Path, opened: Any) -> None:
+    async with opened(nano, max_seconds=20) as door:
         found = await door.ended(minute, transcript=SUBTITLES, labels="joy, anger, sadness")
         assert (found["status"], found["progress"], found["stage"]) == ("succeeded", 1.0, None)
         result = found["result"]
@@ -112,8 +120,8 @@ async def test_a_long_clip_is_told_window_by_window_and_as_a_whole(nano: Any, mi
         assert list((door.app.state.data.analyses).iterdir()) == []
 
 
-async def test_its_events_tell_the_windows_then_the_whole(nano: Any, minute: Path, tmp_path: Path) -> None:
-    async with opened(nano, tmp_path, max_seconds=20, job_poll_seconds=0.002) as door:
+async def test_its_events_tell_the_windows_then_the_whole(nano: Any, minute: Path, opened: Any) -> None:
+    async with opened(nano, max_seconds=20, job_poll_seconds=0.002) as door:
         analysis_id = await door.send(minute)
         answer = await door.client.get(f"{URL}/{analysis_id}/events")
         *told, done = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
@@ -126,10 +134,10 @@ async def test_its_events_tell_the_windows_then_the_whole(nano: Any, minute: Pat
         assert events[-1]["result"]["kind"] == "long_clip"
 
 
-async def test_only_what_is_over_the_ordinary_limits_is_read_in_windows(nano: Any, tmp_path: Path) -> None:
-    async with opened(nano, tmp_path, max_seconds=7) as door:
+async def test_only_what_is_over_the_ordinary_limits_is_read_in_windows(nano: Any, opened: Any) -> None:
+    async with opened(nano, max_seconds=7) as door:
         assert (await door.result(SAMPLE))["kind"] == "clip"
-    async with opened(nano, tmp_path, max_seconds=5) as door:
+    async with opened(nano, max_seconds=5) as door:
         long = await door.result(SAMPLE)
         assert (long["kind"], len(long["windows"])) == ("long_clip", 1)
         assert long["timeline"]
@@ -137,35 +145,35 @@ async def test_only_what_is_over_the_ordinary_limits_is_read_in_windows(nano: An
         assert without["timeline"] == []
         assert without["emotion"] == long["emotion"]
         assert without["chapters"] == long["chapters"]
-    async with opened(nano, tmp_path, max_upload_mb=0.05, analysis_max_mb=1) as door:
+    async with opened(nano, max_upload_mb=0.05, analysis_max_mb=1) as door:
         assert (await door.result(SAMPLE))["kind"] == "long_clip"
         with SAMPLE.open("rb") as clip:
             refused = await door.client.post("/analyze", files={"file": clip})
         assert refused.status_code == 413
 
 
-async def test_a_clip_that_declares_no_length_is_found_to_be_long(nano: Any, tmp_path: Path) -> None:
+async def test_a_clip_that_declares_no_length_is_found_to_be_long(nano: Any, opened: Any) -> None:
     class Unknowing(InProcess):
         def length(self, path: Path, **_: Any) -> None:
             return None
 
-    async with opened(nano, tmp_path, decoder=Unknowing(), max_seconds=4) as door:
+    async with opened(nano, decoder=Unknowing(), max_seconds=4) as door:
         assert (await door.result(SAMPLE))["kind"] == "long_clip"
 
 
-async def test_what_is_too_long_even_here_is_told_with_the_limit(nano: Any, minute: Path, tmp_path: Path) -> None:
-    async with opened(nano, tmp_path, max_seconds=5, analysis_max_seconds=20) as door:
+async def test_what_is_too_long_even_here_is_told_with_the_limit(nano: Any, minute: Path, opened: Any) -> None:
+    async with opened(nano, max_seconds=5, analysis_max_seconds=20) as door:
         found = await door.ended(minute)
         assert (found["status"], found["error"]["code"]) == ("failed", "media_limit_exceeded")
         assert "max_seconds is 20" in found["error"]["message"]
 
 
 async def test_who_reads_no_windows_says_so_and_what_can_be_done(
-    minute: Path, tmp_path: Path, analyzer_type: Any, nano: Any
+    minute: Path, opened: Any, analyzer_type: Any, nano: Any
 ) -> None:
     preset = type("Preset", (), {"parts": dataclasses.replace(nano.parts, senses=object())})()
     for analyzer in (analyzer_type(), preset):
-        async with opened(analyzer, tmp_path, max_seconds=20) as door:
+        async with opened(analyzer, max_seconds=20) as door:
             found = await door.ended(minute)
             assert (found["status"], found["error"]["code"]) == ("failed", "media_limit_exceeded")
             assert "20 s" in found["error"]["message"]
@@ -175,10 +183,10 @@ async def test_who_reads_no_windows_says_so_and_what_can_be_done(
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 async def test_analyze_names_the_route_that_takes_a_long_clip(
-    nano: Any, minute: Path, tmp_path: Path, accept: str
+    nano: Any, minute: Path, opened: Any, accept: str
 ) -> None:
     async def refusal(**settings: Any) -> str:
-        async with opened(nano, tmp_path, max_seconds=5, **settings) as door:
+        async with opened(nano, max_seconds=5, **settings) as door:
             with minute.open("rb") as clip:
                 answer = await door.client.post("/analyze", files={"file": clip}, headers={"accept": accept})
             assert (answer.status_code, answer.json()["error"]["code"]) == (422, "media_limit_exceeded")
@@ -188,20 +196,21 @@ async def test_analyze_names_the_route_that_takes_a_long_clip(
     assert "/v1/analyses" not in await refusal(analysis_max_seconds=5)
 
 
-async def test_words_of_an_hour_are_taken_and_too_many_for_a_short_clip_are_not(nano: Any, tmp_path: Path) -> None:
+async def test_words_of_an_hour_are_taken_and_too_many_for_a_short_clip_are_not(nano: Any, opened: Any) -> None:
     words = "one of very many words " * 4000  # 92,000 characters, as many bytes
-    async with opened(nano, tmp_path, max_seconds=5) as door:
+    async with opened(nano, max_seconds=5) as door:
         result = await door.result(SAMPLE, transcript=words)
         assert result["transcript"]["text"] == words.strip()
         answer = await door.client.post(URL, json={"url": "https://a.example/a.mp4", "transcript": words * 3})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "transcript")
-    async with opened(nano, tmp_path) as door:
+    async with opened(nano) as door:
         found = await door.ended(SAMPLE, transcript=words)
         assert (found["error"]["code"], found["error"]["param"]) == ("invalid_value", "transcript")
 
 
 @pytest.mark.skipif(not IS_SUPPORTED, reason="processes have no limits on this system")
-async def test_both_routes_follow_faces_where_the_clip_is_decoded_and_say_the_same(nano: Any, tmp_path: Path) -> None:
+@pytest.mark.in_process(reason="encoders decode ordinary clips, and follow the faces themselves")
+async def test_both_routes_follow_faces_where_the_clip_is_decoded_and_say_the_same(nano: Any, opened: Any) -> None:
     followed = []
 
     class Noting(MediaPool):
@@ -210,7 +219,7 @@ async def test_both_routes_follow_faces_where_the_clip_is_decoded_and_say_the_sa
             followed.append(clip.tracks is not None and not len(clip.frames.images))
             return clip
 
-    async with opened(nano, tmp_path, decoder=Noting(1)) as door:
+    async with opened(nano, decoder=Noting(1)) as door:
         later = await door.result(SAMPLE, transcript="I am so happy!")
         with SAMPLE.open("rb") as clip:
             answer = await door.client.post(
@@ -227,10 +236,10 @@ async def test_both_routes_follow_faces_where_the_clip_is_decoded_and_say_the_sa
 @pytest.mark.skipif(not IS_SUPPORTED, reason="processes have no limits on this system")
 @pytest.mark.parametrize("way", ["delete", "cancel", "stop"])
 async def test_a_long_clip_that_nobody_wants_on_is_let_go_of_between_two_looks(
-    nano: Any, tmp_path: Path, quarter: Path, way: str
+    nano: Any, opened: Any, quarter: Path, way: str
 ) -> None:
     pool = MediaPool(1)
-    async with opened(nano, tmp_path, decoder=pool, max_seconds=20) as door:
+    async with opened(nano, decoder=pool, max_seconds=20) as door:
         analysis_id = await door.send(quarter)
         begun = await door.until(analysis_id, lambda found: found["stage"] == "windows" and found["progress"] > 0)
         assert begun["progress"] < 0.5
@@ -284,6 +293,7 @@ def serve(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Callable[[],
 
 
 @pytest.mark.slow
+@pytest.mark.in_process(reason="a process is started that has its models in itself")
 def test_a_long_clip_survives_a_kill(serve: Any, quarter: Path, wait_until: Callable[..., None]) -> None:
     first, url = serve()
     with quarter.open("rb") as file:

@@ -7,8 +7,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from server.media_worker import InProcess
 from server.models import ModelSpec
-from server.ray.door import AtEncoders, Door
+from server.ray.decoding import DoorDecoding
+from server.ray.door import Door
 from server.ray.plan import Plan
 from server.ray.settings import RaySettings
 from tests.server.ray.asked import Asked
@@ -54,8 +56,8 @@ class Cluster:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `create_app` gets beside, as in the process of the command."""
-        return {"decoder": AtEncoders()}
+        """What `create_app` gets beside; a test that wants decoding in processes says so, as without a cluster."""
+        return {"decoder": DoorDecoding(InProcess)}
 
     def watch(self, app: Any) -> None:
         """Count what a service of the tests answers."""

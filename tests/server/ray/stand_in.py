@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from server.ray.failures import TOLD, Failure
-from server.ray.wire import AskedFacts, Inquiry, Model, ReadingFacts, Wish
+from server.ray.wire import AskedFacts, Inquiry, Model, ModelFacts, ReadingFacts, Wish
 
 _KEY = b"between the tests and their replicas"
 _END = "end"
@@ -46,7 +46,8 @@ class StandInMinds:
 
     def check(self) -> None: ...
 
-    def admit(self, model: Model) -> None: ...
+    def admit(self, model: Model) -> ModelFacts:
+        return ModelFacts()
 
     def analyze(self, model: Model, upload: Any, wish: Wish, cancelled: Callable[[], bool]) -> Iterator[Any]:
         return self._ask(model, cancelled, "analyze", upload, wish)

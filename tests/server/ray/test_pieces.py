@@ -17,10 +17,12 @@ from emollama import errors as library
 from emollama.media import MediaLimits
 from server.cli import app
 from server.errors import ApiError
+from server.media_worker import InProcess, MediaPool
 from server.ray.adapters import PackedAdapter
-from server.ray.door import AtEncoders
+from server.ray.decoding import DoorDecoding
 from server.ray.failures import TOLD, Failure
 from server.ray.settings import RaySettings
+from server.settings import Settings
 
 EVERY_ERROR = [
     library.UnknownNameError("model", "x", ("nano",)),
@@ -58,13 +60,26 @@ def test_paths_of_a_replica_stay_there() -> None:
     assert Failure.of(error, root="/tmp/scratch").message == "cannot open 'the file': moov atom not found"
 
 
-def test_a_door_opens_no_clip(tmp_path: Path) -> None:
-    """Not even to see how long it is: there is nothing at the path, and nothing is raised."""
-    nowhere = tmp_path / "clip.mp4"
-    assert AtEncoders().length(nowhere) is None
-    assert AtEncoders().decode(nowhere, name="a.mp4", limits=MediaLimits()) == nowhere
-    with pytest.raises(ApiError, match="reads whole clips only"):
-        AtEncoders().windows(nowhere)
+def test_a_door_opens_no_clip_in_its_own_process(media: Any, tmp_path: Path) -> None:
+    """What is sent whole it does not look at, and starts nothing for it; what is long is decoded in a process."""
+    clip, opened = media.wav(tmp_path / "a.wav", seconds=3.0), []
+
+    class Noting(MediaPool):
+        def __init__(self) -> None:
+            super().__init__(1)
+            opened.append(self)
+
+    decoding = DoorDecoding(Noting)
+    assert decoding.decode(tmp_path / "nowhere", name="a", limits=MediaLimits()) == tmp_path / "nowhere"
+    assert opened == []
+    try:
+        assert decoding.length(clip) == pytest.approx(3.0, abs=0.1)
+        windows = decoding.windows(clip, name="a", seconds=2.0, fps=2.0, limits=MediaLimits())
+        assert [round(window.end) for window in windows] == [2, 3]
+        assert len(opened) == 1
+    finally:
+        decoding.close()
+    assert type(DoorDecoding.of(Settings(media_workers=0))._windows()) is InProcess
 
 
 def test_an_adapter_is_packed_without_what_is_no_part_of_it(tmp_path: Path) -> None:

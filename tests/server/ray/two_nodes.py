@@ -15,7 +15,8 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from server.cli import run_server, server_config
-from server.ray.door import AtEncoders, Door
+from server.ray.decoding import DoorDecoding
+from server.ray.door import Door
 from server.ray.settings import RaySettings
 from server.settings import Settings
 
@@ -46,7 +47,7 @@ def main() -> None:
     )  # fmt: skip
     settings = Settings().model_copy(update={"concurrency": ray_settings.in_flight})
     door = Door.of(settings, ray_settings)
-    config = server_config(settings, load=door.load, decoder=AtEncoders())
+    config = server_config(settings, load=door.load, decoder=DoorDecoding.of(settings))
     door.connect()
     threading.Thread(target=obey, daemon=True).start()
     run_server(config)
