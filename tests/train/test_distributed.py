@@ -60,7 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     kills = ["loss:4", "fsync:9", "replace:6", "fsync:17", "loss:9"]
     kills += [f"time:{random.Random(5).uniform(0.1, 1.5):.2f}" for _ in range(2)]
-    averaged = ["ema_decay=0.8"]
+    averaged, sharp = ["ema_decay=0.8"], ["sam_rho=0.05", "checkpoint_every_steps=2"]
     statuses = do(
         folder,
         {"run_dir": "single", "overrides": ["accumulate_steps=2"]},
@@ -73,10 +73,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"run_dir": "moved", "overrides": ["accumulate_steps=2", *averaged], "tries": ["loss:11"]},
         {"run_dir": "moved", "processes": 2, "environment": FSDP2, "overrides": averaged},
         {"run_dir": "unmoved", "overrides": ["accumulate_steps=2", *averaged]},
+        {"run_dir": "sharp", "overrides": ["accumulate_steps=2", *sharp]},
+        {"run_dir": "sharp-ddp", "processes": 2, "overrides": sharp},
+        {"run_dir": "sharp-moved", "processes": 2, "overrides": sharp, "tries": ["loss:12"]},  # in a second pass
+        {"run_dir": "sharp-moved", "overrides": ["accumulate_steps=2", *sharp]},
     )
     assert [set(each) for each in statuses[:4]] == [{0}] * 4
     assert statuses[4][:5] == [KILLED] * 5
-    assert [each[-1] for each in statuses[4:]] == [0, KILLED, KILLED, 0, 0]
+    assert [each[-1] for each in statuses[4:]] == [0, KILLED, KILLED, 0, 0, 0, 0, KILLED, 0]
     return folder
 
 
@@ -91,6 +95,15 @@ def test_sharded_processes_have_the_curve_of_one(runs):
     gathered = load_file(runs / "fsdp2" / "checkpoints" / "last" / "model.safetensors")
     assert {name: tensor.shape for name, tensor in gathered.items()} == {n: t.shape for n, t in whole.items()}
     assert (runs / "fsdp2" / "exports" / "step-15" / "tiny.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["sharp-ddp", "sharp-moved"])
+def test_two_processes_climb_to_the_same_sharpest_point_as_one(runs, name):
+    """One gradient decides the direction, that of all batches of all processes."""
+    assert_same_curve(runs / "sharp", runs / name, within=1e-5)
+    plain, sharp = curve(runs / "single"), curve(runs / name)
+    assert sharp[0] == pytest.approx(plain[0], abs=1e-5)  # the first loss is of the same weights
+    assert abs(sharp[-1][1] - plain[-1][1]) > 1e-3
 
 
 def test_a_run_that_is_killed_again_and_again_follows_the_undisturbed_one(runs):
