@@ -2,10 +2,10 @@
 
 It reads one request a line from its standard input and answers each with a frame: the length of a JSON header as four
 bytes, the header, then the arrays that the header lists, as they lie in memory. A long clip is answered window by
-window, each asked for by a line of its own. Where it is asked to, the process also follows the faces, and sends their
-crops in place of the pictures. It has no secrets of the service in its environment, may write to no file, open few,
-and use so much processor time and address space; over that, the kernel ends it, or an allocation fails. What it really
-holds in memory is watched from outside.
+window, each asked for by a line of its own; a picture of a camera is the bytes behind its line. Where it is asked to,
+the process also follows the faces, and sends their crops in place of the pictures. It has no secrets of the service in
+its environment, may write to no file, open few, and use so much processor time and address space; over that, the kernel
+ends it, or an allocation fails. What it really holds in memory is watched from outside.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from server.followed import pack
+from server.glances import asked_look, pack_glance
 
 if TYPE_CHECKING:
     from emollama.errors import EmoLlamaError
@@ -39,6 +40,7 @@ def main() -> None:
     import cv2
 
     import emollama.faces
+    import emollama.glance
     import emollama.media_windows  # noqa: F401  (whatever it takes is taken before the limits are set)
 
     cv2.setNumThreads(1)  # other clips are decoded beside this one
@@ -52,7 +54,9 @@ def main() -> None:
         request = json.loads(line)
         if "windows" in request:
             windows = _windows(request)
-        if windows is not None:
+        if "glance" in request:
+            header, arrays = _glance(request["glance"], requests)
+        elif windows is not None:
             header, arrays = _next(windows)
         else:
             header, arrays = _answer(request)
@@ -120,6 +124,21 @@ def _next(windows: Iterator[ClipWindow]) -> tuple[dict[str, Any], list[Any]]:
         "is_last": window.is_last,
     }  # fmt: skip
     return header, arrays
+
+
+def _glance(told: dict[str, Any], requests: IO[bytes]) -> tuple[dict[str, Any], list[Any]]:
+    """Look at a picture whose bytes follow their request."""
+    from emollama.errors import EmoLlamaError
+    from emollama.face_detectors import default_detector
+    from emollama.glance import look_at
+
+    picture = requests.read(told["num_bytes"])
+    look, limits = asked_look(told)
+    detector = default_detector(None if told["detector"] is None else Path(told["detector"]))
+    try:
+        return pack_glance(look_at(picture, look, limits=limits, detector=detector))
+    except EmoLlamaError as exc:
+        return _error(exc), []
 
 
 def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:

@@ -7,6 +7,7 @@ promised. Nothing is unpickled.
 
 A long clip comes window by window, from a process of its own, so that those who wait for short ones keep theirs. It
 decodes a window when it is asked for one, under the limits of a clip, and a limit of time for all of them together.
+Pictures of a camera come as bytes behind their request, and faces go back.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from emollama import errors
 from server.errors import ApiError
 from server.followed import unpack
+from server.glances import told_look, unpack_glance
 
 if TYPE_CHECKING:
+    from emollama.glance import Glance, Look, PictureLimits
     from emollama.media import MediaLimits
     from emollama.media_windows import ClipWindow
     from emollama.types import Audio, Clip, Frames
@@ -181,6 +184,7 @@ class _Process:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        os.set_blocking(self._stdin.fileno(), False)
         with contextlib.suppress(ImportError, AttributeError, OSError):
             import fcntl
 
@@ -244,11 +248,26 @@ class _Process:
             raise _EndedError("protocol")
         return window
 
-    def _answer(self, request: dict[str, Any], deadline: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    def ask_glance(
+        self, request: dict[str, Any], picture: bytes, *, deadline: float, cancelled: Callable[[], bool]
+    ) -> Glance:
+        """Return what a picture shows; raises as `ask` does."""
+        self.num_clips += 1
+        header = self._answer(request, deadline, cancelled, body=picture)
         try:
-            self._stdin.write(json.dumps(request).encode() + b"\n")
-        except OSError as exc:
-            raise _EndedError("crash") from exc
+            return unpack_glance(
+                header,
+                lambda size: self._read(size, deadline, cancelled),
+                num_followed=len(request["glance"]["follow"]),
+                crop_size=request["glance"]["crop_size"],
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise _EndedError("protocol") from exc
+
+    def _answer(
+        self, request: dict[str, Any], deadline: float, cancelled: Callable[[], bool], *, body: bytes = b""
+    ) -> dict[str, Any]:
+        self._write(json.dumps(request).encode() + b"\n" + body, deadline, cancelled)
         header = self._header(deadline, cancelled)
         if "error" in header:
             kind = _ERRORS.get(str(header["error"]))
@@ -341,6 +360,25 @@ class _Process:
             samples=np.frombuffer(samples, "<f4"), sample_rate=int(told["sample_rate"]), start=_finite(told["start"])
         )
 
+    def _write(self, content: bytes, deadline: float, cancelled: Callable[[], bool]) -> None:
+        """Send it all; a process that takes nothing is ended as one that answers nothing is."""
+        view, fd = memoryview(content), self._stdin.fileno()
+        poller = select.poll()
+        poller.register(fd, select.POLLOUT)
+        while view:
+            if not poller.poll(_POLL_SECONDS * 1000):
+                if cancelled():
+                    raise _EndedError("cancelled")
+                if time.monotonic() > deadline:
+                    raise _EndedError("timeout")
+                continue
+            try:
+                view = view[os.write(fd, view) :]
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                raise _EndedError("crash") from exc
+
     def _read(self, length: int, deadline: float, cancelled: Callable[[], bool]) -> memoryview:
         import numpy as np
 
@@ -379,8 +417,10 @@ class MediaPool:
         limits: WorkerLimits = WorkerLimits(),
         ended: Callable[[str], None] = lambda reason: None,
         command: Sequence[str] = CHILD,
+        clips_per_process: int = _CLIPS_PER_PROCESS,
     ) -> None:
         self._limits, self._ended, self._command = limits, ended, tuple(command)
+        self._clips_per_process = clips_per_process
         self._size = size
         self._is_closing = False
         self._own: list[_Process] = []  # of long clips
@@ -406,6 +446,17 @@ class MediaPool:
             "follow_faces": follow_faces, "detector": str(yunet_path()) if yunet_path().is_file() else None,
         }  # fmt: skip
         return self._lent(lambda process, **watch: process.ask(request, **watch), cancelled)
+
+    def glance(
+        self, picture: bytes, look: Look, *, limits: PictureLimits, cancelled: Callable[[], bool] | None = None
+    ) -> Glance:
+        """Decode a picture of a camera and look for faces in it; raises as `decode` does."""
+        from emollama.face_detectors import yunet_path
+
+        limits.check(picture)  # its header is read here; what is too large goes to no process
+        detector = str(yunet_path()) if yunet_path().is_file() else None
+        request = {"glance": {**told_look(look, limits), "num_bytes": len(picture), "detector": detector}}
+        return self._lent(lambda process, **watch: process.ask_glance(request, picture, **watch), cancelled)
 
     def length(self, path: Path, *, cancelled: Callable[[], bool] | None = None) -> float | None:
         """Return the seconds that a file declares; raises as `decode` does."""
@@ -489,7 +540,7 @@ class MediaPool:
             self._ended(exc.reason)
             raise self._told(exc.reason) from exc
         finally:
-            self._give_back(process, keep=keep and process.num_clips < _CLIPS_PER_PROCESS)
+            self._give_back(process, keep=keep and process.num_clips < self._clips_per_process)
 
     def pids(self) -> list[int]:
         """Return the processes that wait for a clip."""

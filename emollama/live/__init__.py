@@ -1,6 +1,6 @@
 """A camera and a microphone, read while they run: what was seen and heard lately, and what it appears to say."""
 
-from emollama.live.glance import Eye, Glance, Look, OwnEye, PictureLimits, Sighting
+from emollama.glance import Eye, Glance, Look, OwnEye, PictureLimits, Sighting
 from emollama.live.readings import LiveFace, LiveReading, LiveVoice, Pictures
 from emollama.live.session import LiveOptions, LiveSession, reads_live
 

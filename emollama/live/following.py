@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from emollama.live.glance import Glance, Look, Sighting, likeness
+from emollama.glance import Glance, Look, Sighting, likeness
 from emollama.types import Box, FaceReadings
 
 BRIDGE_SECONDS = 1.2  # a face that is not seen for this long is still looked for where it was

@@ -21,10 +21,10 @@ from emollama import evidence as ev
 from emollama.analyze import Analyzer, Understanding
 from emollama.cores import CORES
 from emollama.errors import InputError, MediaError
+from emollama.glance import Eye, OwnEye
 from emollama.judge import Judgement, affect_of
 from emollama.labels import NANO_LABELS, adjective, parse_label_set
 from emollama.live.following import FaceRow, Followed, Follower
-from emollama.live.glance import Eye, OwnEye
 from emollama.live.listening import Listener
 from emollama.live.readings import LiveFace, LiveReading, LiveVoice, Pictures
 from emollama.long_clip.pooling import joined_readings
