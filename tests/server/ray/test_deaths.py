@@ -32,7 +32,7 @@ class TwoNodes:
             [sys.executable, str(Path(__file__).with_name("two_nodes.py"))],
             env={
                 **os.environ, "EMOLLAMA_PORT": str(port), "EMOLLAMA_JOBS": "false", "OMP_NUM_THREADS": "1",
-                "RAY_USAGE_STATS_ENABLED": "0",
+                "EMOLLAMA_MAX_SECONDS": "20", "RAY_USAGE_STATS_ENABLED": "0",
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -62,10 +62,10 @@ class TwoNodes:
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()
 
-    def num_lost(self) -> int:
-        """Calls that the door made again."""
+    def num_lost(self, call: str = "") -> int:
+        """Calls that the door made again, of all kinds or of one."""
         lines = self._log.read_text().splitlines()
-        return sum("a call was lost" in line for line in lines)
+        return sum("a call was lost" in line and call in line for line in lines)
 
     def close(self) -> None:
         children = psutil.Process(self._process.pid).children(recursive=True)
@@ -152,6 +152,47 @@ def test_replicas_are_killed(cluster: TwoNodes, media: Any, tmp_path: Path, wait
         return all(len(cluster.replicas(part)) == 2 for part in ("encoders", "decoder"))
 
     under_load(cluster, clip, kill, wait_until, are_replaced)
+
+
+def test_a_long_clip_is_read_while_replicas_are_killed(
+    cluster: TwoNodes, media: Any, long_video: Callable[..., Path], tmp_path: Path, wait_until: Any
+) -> None:
+    """Beside the sixteen clients; what the killed replicas had done of it before is not done again."""
+    long, clip = long_video(tmp_path / "long.mp4", seconds=305.0), media.video(tmp_path / "a.mp4")
+    subtitles = "WEBVTT\n\n"
+    for index in range(10):
+        at = f"00:0{index // 2}:{30 * (index % 2):02d}"
+        subtitles += f"{at}.000 --> {at}.900\n{WORDS[index % 3]}\n\n"
+    client = httpx.Client(base_url=cluster.url, timeout=200)
+
+    def begin() -> str:
+        answer = client.post(
+            "/v1/analyses", files={"file": ("a.mp4", long.read_bytes())}, data={"transcript": subtitles}
+        )
+        return f"/v1/analyses/{answer.json()['id']}"
+
+    def result(place: str) -> dict[str, Any]:
+        wait_until(lambda: client.get(place).json()["status"] in ("succeeded", "failed"), seconds=200)
+        found = client.get(place).json()
+        assert found["status"] == "succeeded", found["error"]
+        return {key: value for key, value in found["result"].items() if key not in ("id", "created", "timings_ms")}
+
+    with client:
+        undisturbed = result(begin())
+        assert len(undisturbed["windows"]) == 11
+        assert len({window["emotion"]["label"] for window in undisturbed["windows"]}) > 1
+        victims = [cluster.replicas(part)[0] for part in ("encoders", "decoder")]
+        read, places = cluster.num_lost("read_window"), []
+
+        def kill() -> None:
+            places.append(begin())
+            wait_until(lambda: client.get(places[0]).json()["progress"] > 0.2, seconds=100)
+            for victim in victims:
+                os.kill(victim.pid, signal.SIGKILL)
+
+        under_load(cluster, clip, kill, wait_until, lambda: client.get(places[0]).json()["status"] != "running")
+        assert result(places[0]) == undisturbed
+        assert cluster.num_lost("read_window") <= read + 1, "a window was judged again that was judged"
 
 
 def test_a_node_is_killed(cluster: TwoNodes, media: Any, tmp_path: Path, wait_until: Any) -> None:

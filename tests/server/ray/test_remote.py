@@ -19,6 +19,7 @@ from server.ray.plan import Plan
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 WORDS = "I am so happy, this is wonderful news!"
+SUBTITLES = "1\n00:00:00,500 --> 00:00:01,500\nI am so happy!\n\n2\n00:00:04,200 --> 00:00:05,000\nThis is awful.\n"
 CLIP = ASSETS / "sample" / "sample.mp4"
 
 
@@ -53,6 +54,32 @@ def test_a_clip_gets_the_same_answer(here: Any, there: Any, options: dict[str, A
     assert told(answer) == told(here.analyze(CLIP, name="a.mp4", **options))
     assert set(answer.timings_ms) == {"decode", "faces", "encoders", "prefill", "decode_text", "total"}
     assert answer.timings_ms["decode"] > 1  # where it was decoded, not where that was skipped
+
+
+@pytest.mark.parametrize("options", [{"transcript": SUBTITLES}, {"labels": "joy, anger", "timeline": False}])
+def test_a_clip_that_is_read_in_windows_gets_the_same_answer(here: Any, there: Any, options: dict[str, Any]) -> None:
+    """Its face goes on over the windows, and keeps its number, wherever each window was looked at."""
+    from emollama.long_clip import analyze_long
+
+    shares: list[float] = []
+    answer = analyze_long(there, CLIP, window_seconds=2, progress=shares.append, **options)
+    mine = analyze_long(here, CLIP, window_seconds=2, **options)
+    assert len(answer.windows) >= 3
+    assert {window.track for window in answer.windows} == {0}
+    assert told(answer) == told(mine)
+    assert set(answer.whole.timings_ms) == set(mine.whole.timings_ms)
+    assert answer.whole.timings_ms["faces"] > 1  # where they were followed
+    assert len(shares) == len(answer.windows) + 1
+
+
+def test_a_clip_that_is_read_in_windows_is_let_go_of(there: Any) -> None:
+    from emollama.errors import CancelledError
+    from emollama.long_clip import KeptWindow, analyze_long
+
+    kept: list[KeptWindow] = []
+    with pytest.raises(CancelledError):
+        analyze_long(there, CLIP, window_seconds=2, keep=kept.append, cancelled=lambda: len(kept) == 1)
+    assert len(kept) == 1
 
 
 def test_sound_alone_words_alone_and_nothing(here: Any, there: Any, media: Any, tmp_path: Path) -> None:
