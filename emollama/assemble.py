@@ -109,6 +109,7 @@ class RuntimeEngine:
 
 def load_parts(model: str | Path, *, adapter: str | Path | None = None, device: str = "cpu") -> Parts:
     """Load everything an `emollama.analyze.Analyzer` needs from a model folder (see the module) on a device."""
+    from emollama.abaw.beside import with_heads
     from emollama.encoders.face import FaceEncoder
     from emollama.encoders.voice import VoiceEncoder
     from emollama.faces import track_faces
@@ -139,7 +140,7 @@ def load_parts(model: str | Path, *, adapter: str | Path | None = None, device: 
         answers=info.answers if info is not None else "supported" if own is None else "own",
         renderer=renderer,
         engine=RuntimeEngine(runtime),
-        face=face,
+        face=with_heads(face, assets.face),
         voice=voice,
         measure_voice=measure,
         track_faces=track_faces,

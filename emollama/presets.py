@@ -414,10 +414,12 @@ def _read(config: EncoderConfig, place: Path) -> Any:
     options = dict(config.options)
     match config.kind:
         case "face":
+            from emollama.abaw.beside import with_heads
             from emollama.encoders.onnx_face import load_face
 
             graph = place / "face.onnx"
-            return load_face(graph if graph.is_file() else _file(place, "face.safetensors"))
+            file = graph if graph.is_file() else _file(place, "face.safetensors")
+            return with_heads(load_face(file), file)
         case "voice":
             from emollama.encoders.voice import VoiceEncoder
 

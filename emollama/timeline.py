@@ -90,7 +90,8 @@ def segments(
     found: list[Segment] = []
     cuts = np.flatnonzero(np.diff(times) > max(options.max_gap_seconds, 1.5 * step)) + 1
     for part in np.split(np.arange(len(times)), cuts):
-        smoothed = smooth(times[part], raw[part], half_window_seconds=options.half_window_seconds)
+        width = 0.0 if readings.is_smooth else options.half_window_seconds
+        smoothed = smooth(times[part], raw[part], half_window_seconds=width)
         path = _hysteresis(smoothed, margin=options.margin)
         runs = _absorb_short(_runs(path), times[part], smoothed, step=step, min_seconds=options.min_seconds)
         for first, last, label in runs:
@@ -112,6 +113,7 @@ def segments(
                     arousal=_mean(readings.arousal[rows]),
                     track=readings.track_id,
                     action_units=_units(readings, rows),
+                    active_units=_active(readings, rows),
                 )
             )
     return tuple(found)
@@ -128,6 +130,14 @@ def _units(readings: FaceReadings, rows: np.ndarray) -> dict[str, float]:
         return {}
     means = np.asarray(readings.units, np.float64)[rows].mean(axis=0)
     return {name: round(float(p), 4) for name, p in zip(readings.action_units, means, strict=True)}
+
+
+def _active(readings: FaceReadings, rows: np.ndarray) -> tuple[str, ...] | None:
+    """Return the action units that exceed their thresholds in at least half of the readings of a stretch."""
+    if readings.units is None or not readings.unit_thresholds:
+        return None
+    share = (np.asarray(readings.units)[rows] > np.asarray(readings.unit_thresholds)).mean(axis=0)
+    return tuple(name for name, part in zip(readings.action_units, share, strict=True) if part >= 0.5)
 
 
 def _step(times: np.ndarray) -> float:
@@ -184,6 +194,7 @@ def to_json(timeline: Sequence[Segment]) -> str:
         {
             "start": s.start, "end": s.end, "label": s.label, "scores": dict(s.scores),
             "valence": s.valence, "arousal": s.arousal, "track": s.track, "action_units": dict(s.action_units),
+            "active_units": None if s.active_units is None else list(s.active_units),
         }
         for s in timeline
     ]  # fmt: skip
@@ -192,15 +203,18 @@ def to_json(timeline: Sequence[Segment]) -> str:
 
 def to_csv(timeline: Sequence[Segment]) -> str:
     """Return one row a segment: start, end, track, label, valence, arousal, a column for each label's score, and one
-    for each action unit that was read."""
+    for each action unit that was read; where thresholds were tuned, the names of those that are there, too."""
     names = list(dict.fromkeys(name for segment in timeline for name in segment.scores))
     units = list(dict.fromkeys(name for segment in timeline for name in segment.action_units))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     columns = [*(f"score_{name}" for name in names), *(f"unit_{name}" for name in units)]
+    decided = any(segment.active_units is not None for segment in timeline)
+    columns += ["active_units"] if decided else []
     writer.writerow(["start", "end", "track", "label", "valence", "arousal", *columns])
     for s in timeline:
         read = [*(s.scores.get(name, "") for name in names), *(s.action_units.get(name, "") for name in units)]
+        read += [" ".join(s.active_units or ())] if decided else []
         writer.writerow([s.start, s.end, s.track, s.label, s.valence, s.arousal, *read])
     return buffer.getvalue()
 

@@ -114,7 +114,8 @@ class FaceReadings:
     """Expression of one track: ``times`` [T], ``probabilities`` [T, len(labels)], ``valence`` and ``arousal`` [T].
 
     Valence and arousal are not numbers where the model has none. ``units`` [T, len(action_units)] are the probabilities
-    of ``action_units``, where the model reads them.
+    of ``action_units``, where the model reads them; ``unit_thresholds`` says above which one is there, where that was
+    tuned. ``is_smooth``: the probabilities of expressions were smoothed over time already.
     """
 
     track_id: int
@@ -125,6 +126,8 @@ class FaceReadings:
     arousal: np.ndarray
     action_units: tuple[str, ...] = ()
     units: np.ndarray | None = None
+    unit_thresholds: tuple[float, ...] = ()
+    is_smooth: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +209,8 @@ class Segment:
     """A stretch of the timeline of one face track; its numbers are means over it.
 
     ``valence`` and ``arousal`` are ``None`` where the face model has none; ``action_units`` holds the probability of
-    each unit that it reads, and nothing where it reads none.
+    each unit that it reads, and nothing where it reads none. ``active_units`` are those that are there for half of the
+    stretch or more, ``None`` where no thresholds for them were tuned.
     """
 
     start: float
@@ -217,6 +221,7 @@ class Segment:
     arousal: float | None
     track: int
     action_units: Mapping[str, float] = field(default_factory=dict)
+    active_units: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ class Plan:
     both; one number, or one for each column. ``thresholds`` are for ``au`` what a unit's value must exceed, for
     ``expr`` what a class's value is divided by before the largest is taken (none: the largest as it is). ``trust``
     overrules an expression by a pre-trained model that is surer than it. ``rate`` judges expressions from few frames,
-    instead of smoothing.
+    instead of smoothing. ``fps`` are the frames a second of the videos that ``width`` was tuned on.
     """
 
     smoothing: Smoothing = "box"
@@ -45,6 +45,7 @@ class Plan:
     thresholds: tuple[float, ...] = ()
     trust: float | None = None
     rate: AdaptiveRate | None = None
+    fps: float = 30.0
 
     def __post_init__(self) -> None:
         if self.smoothing not in get_args(Smoothing):
@@ -57,6 +58,8 @@ class Plan:
                 raise InputError(f"{name} is {shares}; allowed: shares of 0 to 1, one or one a column", field=name)
         if self.trust is not None and not 0.0 <= self.trust <= 1.0:
             raise InputError(f"trust is {self.trust}; allowed: 0 to 1, or none", field="trust")
+        if not 0.0 < self.fps <= 1000.0:
+            raise InputError(f"fps is {self.fps}; allowed: above 0, up to 1000", field="fps")
         if self.trust is not None and self.rate is not None:
             raise InputError("trust wants every frame read; allowed with a rate: none", field="trust")
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from emollama.encoders.face_models import DDAMFN, FACE_MODELS, MOBILE_FACE_NET, RESIDUAL, FaceModelConfig
 from emollama.encoders.frame_head import FrameHead
 from emollama.errors import CheckpointError, InputError, UnknownNameError
-from emollama.labels import ABAW_UNITS
+from emollama.labels import ABAW_UNITS, HSEMOTION_8
 from emollama.types import FaceReadings, Features
 from emollama.watch import Check, unwatched
 
@@ -54,6 +54,14 @@ class FaceRead(NamedTuple):
     log_probabilities: np.ndarray
     va: np.ndarray
     units: np.ndarray
+
+
+class Straight(NamedTuple):
+    """What a model says of T crops as they are, without their mirror images: ``scores`` [T, 8 or 10], its logits in the
+    order of `HSEMOTION_8`, then valence and arousal unbounded where it has them, and ``embedding`` [T, D_e]."""
+
+    scores: np.ndarray
+    embedding: np.ndarray
 
 
 class _Block(nn.Module):
@@ -134,6 +142,17 @@ def split_outputs(config: FaceModelConfig, embedding: Tensor, outputs: Tensor) -
         outputs[:, n:after] if config.has_affect else None,
         outputs[:, after:] if config.action_units else None,
     )
+
+
+def hsemotion_scores(output: FaceOutput, labels: tuple[str, ...]) -> Tensor:
+    """Return logits in the order of `HSEMOTION_8`, then valence and arousal where there are any, [B, 8 or 10].
+
+    Raises `InputError` for a model of other expressions than those eight.
+    """
+    if set(labels) != set(HSEMOTION_8):
+        raise InputError(f"the face model knows {', '.join(labels)}; allowed: {', '.join(HSEMOTION_8)}", field="face")
+    logits = output.logits[:, [labels.index(label) for label in HSEMOTION_8]]
+    return logits if output.affect is None else torch.cat((logits, output.affect), dim=1)
 
 
 def _backbone(config: FaceModelConfig) -> nn.Module:
@@ -283,6 +302,10 @@ class FaceEncoder:
 
         ``check`` is asked before every batch.
         """
+        return self._embed(crops, check=check)
+
+    def _embed(self, crops: np.ndarray, *, check: Check, straight: list[Straight] | None = None) -> FaceRead:
+        """Do as `embed`; what is said of the crops as they are is appended to ``straight``, a batch at a time."""
         width, n, k = self.embedding_width, len(self.config.labels), len(self.action_units)
         if not len(crops):
             return FaceRead(*(np.zeros((0, columns), np.float32) for columns in (width, n, 2, k)))
@@ -294,6 +317,9 @@ class FaceEncoder:
             if self.flip:
                 pictures = torch.cat((pictures, pictures.flip(3)))
             output = self.look(pictures)
+            if straight is not None:
+                scores = hsemotion_scores(output, self.config.labels)[:count]
+                straight.append(Straight(*(part.float().cpu().numpy() for part in (scores, output.embedding[:count]))))
             views = len(pictures) // count
             probabilities = output.logits.float().softmax(1).view(views, count, n).mean(0)
             affect = (
@@ -322,10 +348,31 @@ class FaceEncoder:
         self, crops: np.ndarray, times: np.ndarray, track_id: int, *, check: Check = unwatched
     ) -> tuple[FaceReadings, Features]:
         """Read a track: crops [T, S, S, 3] uint8 at ``times`` [T] seconds -> readings over time and pooled tokens."""
+        return self._read(crops, times, track_id, check=check)
+
+    @torch.inference_mode()
+    def read_straight(
+        self, crops: np.ndarray, times: np.ndarray, track_id: int, *, check: Check = unwatched
+    ) -> tuple[FaceReadings, Features, Straight]:
+        """Do as `read`, and return in the same pass what heads read that were trained on kept readings."""
+        parts: list[Straight] = []
+        readings, features = self._read(crops, times, track_id, check=check, straight=parts)
+        return readings, features, Straight(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _read(
+        self,
+        crops: np.ndarray,
+        times: np.ndarray,
+        track_id: int,
+        *,
+        check: Check,
+        straight: list[Straight] | None = None,
+    ) -> tuple[FaceReadings, Features]:
         times = np.asarray(times, np.float64)
         if len(crops) != len(times) or not len(crops):
             raise InputError(f"a track of {len(crops)} crops and {len(times)} times cannot be read", field="crops")
-        embedding, log_probabilities, va, units = self.embed(crops, check=check)
+        with torch.inference_mode():
+            embedding, log_probabilities, va, units = self._embed(crops, check=check, straight=straight)
         readings = FaceReadings(
             track_id=track_id,
             times=times,

@@ -114,6 +114,8 @@ def joined_readings(parts: Sequence[FaceReadings], *, track_id: int) -> FaceRead
         arousal=np.concatenate([part.arousal for part in parts]),
         action_units=parts[0].action_units,
         units=np.concatenate(units) if units else None,
+        unit_thresholds=parts[0].unit_thresholds,
+        is_smooth=parts[0].is_smooth,
     )
 
 

@@ -93,18 +93,16 @@ def _joined(first: FrameScores, second: FrameScores) -> FrameScores:
 def _read_files(encoder: FaceEncoder, video: str, files: list[tuple[int, Path]]) -> FrameScores:
     import torch
 
-    from emollama.encoders.face import preprocess
+    from emollama.encoders.face import hsemotion_scores, preprocess
 
     shape = encoder.config
-    order = [shape.labels.index(label) for label in HSEMOTION_8]
-    scores = [np.zeros((0, len(order) + 2 * shape.has_affect), np.float32)]
+    scores = [np.zeros((0, len(HSEMOTION_8) + 2 * shape.has_affect), np.float32)]
     embeddings = [np.zeros((0, encoder.embedding_width), np.float32)]
     for start in range(0, len(files), encoder.batch_size):
         batch = [preprocess(_picture(path)[None], shape) for _, path in files[start : start + encoder.batch_size]]
         with torch.inference_mode():
             output = encoder.look(torch.cat(batch))
-            columns = [output.logits[:, order]] + ([output.affect] if output.affect is not None else [])
-            scores.append(torch.cat(columns, dim=1).float().cpu().numpy())
+            scores.append(hsemotion_scores(output, shape.labels).float().cpu().numpy())
             embeddings.append(output.embedding.float().cpu().numpy())
     numbers = np.array([number for number, _ in files], dtype=np.int64)
     return FrameScores(

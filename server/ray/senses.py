@@ -186,6 +186,7 @@ class Senses:
 
 def load_senses(plan: Plan) -> Senses:
     """Load the encoders of a plan's model, and nothing else of it."""
+    from emollama.abaw.beside import with_heads
     from emollama.checkpoint import load_assets
     from emollama.encoders.face import FaceEncoder
     from emollama.encoders.voice import VoiceEncoder
@@ -209,7 +210,7 @@ def load_senses(plan: Plan) -> Senses:
             name=assets.name,
             renderer=Renderer.load(assets.tokenizer),
             engine=nobody,
-            face=FaceEncoder.load(assets.face, device=device),
+            face=with_heads(FaceEncoder.load(assets.face, device=device), assets.face),
             voice=VoiceEncoder.load(assets.voice),
             measure_voice=measure,
             track_faces=track_faces,

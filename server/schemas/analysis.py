@@ -96,6 +96,11 @@ class SegmentOut(Wire):
         default_factory=dict,
         description="Mean probability of each action unit (FACS); empty when the face model reads none.",
     )
+    active_units: list[str] | None = Field(
+        default=None,
+        description="The action units that are there for half of the stretch or more, by tuned thresholds; null "
+        "without them.",
+    )
 
 
 class FaceSummaryOut(Wire):
@@ -224,10 +229,12 @@ EXAMPLE: dict[str, Any] = {
         {
             "start": 0.0, "end": 2.1, "label": "neutral", "scores": {"neutral": 0.74, "happiness": 0.26},
             "valence": 0.08, "arousal": -0.05, "track": 0, "action_units": {},
+            "active_units": None,
         },
         {
             "start": 2.1, "end": 5.2, "label": "happiness", "scores": {"neutral": 0.12, "happiness": 0.88},
             "valence": 0.71, "arousal": 0.34, "track": 0, "action_units": {},
+            "active_units": None,
         },
     ],
     "faces": [

@@ -22,9 +22,10 @@ class AbawOptions:
     The head is an MLP of ``hidden`` units (0: one linear layer) on what it ``reads``; ``kernel_decay`` is the
     coefficient of its weights' squares in the loss. ``tuning_share`` of the training part, whole videos drawn by
     ``tuning_seed``, is held back: the best epoch, smoothing, shares, thresholds, and with ``strides`` the adaptive
-    frame rate are chosen on it. ``weighted`` uses class weights (``emi``: the published weights of the emotions).
-    ``reported`` is the split that the finished heads are measured on once, or empty; ``compounds`` the folder of
-    C-EXPR-DB with labels of one's own, for ``ce``.
+    frame rate are chosen on it. ``fps`` are the videos' frames a second (most of Aff-Wild2's have 30), kept for clips
+    of other rates that the heads are to read. ``weighted`` uses class weights (``emi``: the published weights of the
+    emotions). ``reported`` is the split that the finished heads are measured on once, or empty; ``compounds`` the
+    folder of C-EXPR-DB with labels of one's own, for ``ce``.
     """
 
     task: str = "expr"
@@ -43,6 +44,7 @@ class AbawOptions:
     strides: tuple[int, ...] = ()
     reach: int = 100
     alpha: float = 0.1
+    fps: float = 30.0
     reported: str = "validation"
 
     def __post_init__(self) -> None:

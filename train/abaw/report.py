@@ -30,6 +30,7 @@ REPORT = "report.json"
 def tune_and_report(task: AbawTask, heads: TunedHeads, folder: Path) -> None:
     """Write ``heads`` as tuned, and the report, into ``folder``."""
     tuned = tune_heads(task, heads)
+    tuned.plan = dataclasses.replace(tuned.plan, fps=task.options.fps)
     finished = _with_plan(heads, tuned.plan, task=task.options.task)
     finished.save(folder)
     reported = task.truth_of_reported()
