@@ -15,8 +15,8 @@ from emollama.reports.content import word
 from emollama.types import Box
 
 _GAP_SECONDS = 1.0  # a face that was not seen for longer has no box in between
-_BLOCKS = 6  # a blurred face keeps so many blocks across: less than any recogniser needs (they want 16 and more)
-_MARGIN = 0.25  # of the box, on every side: hair, chin and what a moving face reaches until the next picture
+_BLOCKS = 4  # a covered face keeps so many blocks across: with six of them, a detector still saw a face now and then
+_MARGIN = 0.3  # of the box, on every side: hair, chin and what a moving face reaches until the next picture
 
 
 class Marks:

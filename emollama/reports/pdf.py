@@ -47,7 +47,7 @@ def pages(document: Mapping[str, Any]) -> bytes:
         _scores(pdf, content.scores, labels)
     if content.evidence:
         rows = [(span(row.start, row.end), row.source, row.cue, row.value) for row in content.evidence]
-        _table(pdf, "What this rests on", ("Seconds", "Source", "Cue", "Value"), rows, widths=(18, 12, 58, 12))
+        _table(pdf, "What this rests on", ("Seconds", "Source", "Cue", "Value"), rows, widths=(16, 10, 66, 8))
     if content.transcript:
         _text(pdf, "Words", [content.transcript])
     _text(pdf, "What this is, and what it is not", content.notes, soft=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import av
 import numpy as np
@@ -26,16 +26,15 @@ from av.video.stream import VideoStream
 from emollama import pixels, sniff
 from emollama.demux import choose_audio, choose_video, open_container, open_source
 from emollama.errors import DependencyError, InputError, UndecodableMediaError
-from emollama.face_detectors import FaceDetector, default_detector, overlap
+from emollama.face_detectors import FaceDetector, default_detector, eager_detector
 from emollama.media import MediaLimits, sniff_source
+from emollama.reports.covering import Covering
 from emollama.reports.marking import Marks, blur
 from emollama.types import Box
 from emollama.watch import Check, unwatched
 
 Voice = Literal["keep", "change", "mute"]
 VOICES: tuple[Voice, ...] = ("keep", "change", "mute")
-_HOLD_SECONDS = 0.4  # a found face covers its place so long before and after
-_BRIDGE_SECONDS = 1.5  # and between two finds of the same face
 _MAX_LONG_SIDE = 1280  # what boxes are measured in (`emollama.media.read_clip`)
 _PITCH = 0.78  # a voice is lowered by this factor, formants with it: about four semitones
 
@@ -70,23 +69,55 @@ def write_video(
     the clip has no video, `MediaError` as `read_clip` does, and what ``check``, called for every picture,
     raises.
     """
-    options, limits = options or VideoOptions(), limits or MediaLimits()
-    tell = progress or (lambda share: None)
     partial = target.with_name(f".{target.name}.partial")
     try:
-        covers = None
-        if options.blur:
-            found = _faces(source, detector or default_detector(), limits, lambda s: tell(0.5 * s), check)
-            covers = _covers(*found)
-        start = 0.5 if options.blur else 0.0
-        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as out:
-            _write(
-                out, source, Marks(document) if options.marks else None, covers, options.voice, limits,
-                lambda share: tell(start + (1 - start) * share), check,
-            )  # fmt: skip
+        encode_video(
+            source, document, partial, options, detector=detector, limits=limits, progress=progress, check=check
+        )
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def encode_video(
+    source: Path,
+    document: Mapping[str, Any],
+    out: Path | BinaryIO,
+    options: VideoOptions | None = None,
+    *,
+    name: str | None = None,
+    detector: FaceDetector | None = None,
+    limits: MediaLimits | None = None,
+    progress: Callable[[float], None] | None = None,
+    check: Check = unwatched,
+) -> None:
+    """Write what `write_video` writes, on its way: into a path, or a file that is open and can be sought in.
+
+    In a path the index comes first, so that a browser plays what it has not loaded to its end. ``name`` is what errors
+    call the clip.
+    """
+    options, limits = options or VideoOptions(), limits or MediaLimits()
+    called = name or source.name
+    tell = progress or (lambda share: None)
+    marks = Marks(document)
+    covers, start = None, 0.0
+    if options.blur:
+        covering = Covering(
+            detector or default_detector(),
+            eager=eager_detector() if detector is None else None,
+            followed=lambda time: [box for _, box in marks.boxes(time)],
+        )
+        for picture in _pictures(source, called, limits):
+            check()
+            covering.look(picture.image, picture.time)
+            tell(0.5 * picture.share)
+        covers, start = covering.covers(), 0.5
+    file, flags = (str(out), {"movflags": "+faststart"}) if isinstance(out, Path) else (out, {})
+    with av.open(file, "w", format="mp4", options=flags) as container:
+        _write(
+            container, _Source(source, called, limits), marks if options.marks else None, covers, options.voice,
+            lambda share: tell(start + (1 - start) * share), check,
+        )  # fmt: skip
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------
@@ -102,19 +133,19 @@ class _Picture:
 class _Source:
     """A clip's container, opened under the limits; pictures come upright and in the size that boxes are measured in."""
 
-    def __init__(self, path: Path, limits: MediaLimits) -> None:
-        self._limits = limits
+    def __init__(self, path: Path, name: str, limits: MediaLimits) -> None:
+        self.name, self._limits, self._num_frames = name, limits, 0
         with ExitStack() as opened:
             file = opened.enter_context(open_source(path))
             limits.check("max_bytes", path.stat().st_size, unit="bytes")
             media_type, head = sniff_source(file, limits=limits)
             if media_type.family == "image":
-                raise InputError(f"{path.name} is a still picture; a video is written of videos only", field="source")
+                raise InputError(f"{name} is a still picture; a video is written of videos only", field="source")
             self._exif = sniff.exif_orientation(head)
             self.container = opened.enter_context(open_container(sniff.mended(file, media_type), media_type, limits))
             self.video, self.audio = choose_video(self.container), choose_audio(self.container)
             if self.video is None:
-                raise InputError(f"{path.name} has no video to write", field="source")
+                raise InputError(f"{name} has no video to write", field="source")
             used = [stream for stream in (self.video, self.audio) if stream is not None]
             starts = [s.start_time * s.time_base for s in used if s.start_time is not None and s.time_base is not None]
             self.origin = float(min(starts, default=0))
@@ -124,8 +155,13 @@ class _Source:
     def close(self) -> None:
         self._opened.close()
 
+    def cut_short(self, error: av.FFmpegError) -> UndecodableMediaError:
+        return UndecodableMediaError(f"{self.name} cannot be read to its end: {error.strerror}", field="source")
+
     def picture(self, frame: VideoFrame, last: float) -> _Picture | None:
         """Return a decoded frame as a picture; ``None`` when it does not come after ``last`` seconds."""
+        self._num_frames += 1
+        self._limits.check("max_frames", self._num_frames, unit="frames")
         time = last + 0.04 if frame.time is None else frame.time - self.origin
         self._limits.check("max_seconds", time, unit="seconds")
         if time <= last:
@@ -139,81 +175,29 @@ class _Source:
         return _Picture(time=time, image=image, share=min(1.0, time / self.seconds))
 
 
-def _pictures(path: Path, limits: MediaLimits) -> Iterator[_Picture]:
-    source = _Source(path, limits)
+def _pictures(path: Path, name: str, limits: MediaLimits) -> Iterator[_Picture]:
+    source = _Source(path, name, limits)
     try:
         assert source.video is not None
         last = -1.0
-        for number, frame in enumerate(source.container.decode(source.video), start=1):
-            limits.check("max_frames", number, unit="frames")
+        for frame in source.container.decode(source.video):
             if (picture := source.picture(frame, last)) is not None:
                 last = picture.time
                 yield picture
     except av.FFmpegError as error:
-        raise UndecodableMediaError(f"{path.name} cannot be read to its end: {error}", field="source") from error
+        raise source.cut_short(error) from error
     finally:
         source.close()
-
-
-# ---- faces to cover -----------------------------------------------------------------------------------------------
-
-
-def _faces(
-    path: Path, detector: FaceDetector, limits: MediaLimits, tell: Callable[[float], None],
-    check: Check,
-) -> tuple[list[float], list[list[Box]]]:  # fmt: skip
-    times: list[float] = []
-    boxes: list[list[Box]] = []
-    for picture in _pictures(path, limits):
-        check()
-        times.append(picture.time)
-        boxes.append([hit.box for hit in detector.detect(picture.image, thorough=True)])
-        tell(picture.share)
-    return times, boxes
-
-
-def _covers(times: list[float], found: list[list[Box]]) -> list[list[Box]]:
-    """Return what to blur in each picture: what was found there, around it, and between two finds of one face."""
-    covers = [list(boxes) for boxes in found]
-    last: list[tuple[int, Box]] = []  # where each face was seen most lately
-    for index, boxes in enumerate(found):
-        for box in boxes:
-            _hold(covers, times, index, box)
-            earlier = [entry for entry in last if overlap(entry[1], box) > 0.1]
-            for before, start in earlier:
-                if times[index] - times[before] <= _BRIDGE_SECONDS:
-                    _bridge(covers, times, (before, start), (index, box))
-            last = [entry for entry in last if entry not in earlier]
-            last.append((index, box))
-        last = [entry for entry in last if times[index] - times[entry[0]] <= _BRIDGE_SECONDS]
-    return covers
-
-
-def _hold(covers: list[list[Box]], times: list[float], index: int, box: Box) -> None:
-    for step in (-1, 1):
-        other = index + step
-        while 0 <= other < len(times) and abs(times[other] - times[index]) <= _HOLD_SECONDS:
-            if all(overlap(box, known) < 0.7 for known in covers[other]):
-                covers[other].append(box)
-            other += step
-
-
-def _bridge(covers: list[list[Box]], times: list[float], first: tuple[int, Box], last: tuple[int, Box]) -> None:
-    for index in range(first[0] + 1, last[0]):
-        share = (times[index] - times[first[0]]) / (times[last[0]] - times[first[0]])
-        ends = [np.array([box.x, box.y, box.width, box.height]) for box in (first[1], last[1])]
-        x, y, width, height = (float(value) for value in (1 - share) * ends[0] + share * ends[1])
-        covers[index].append(Box(x=x, y=y, width=width, height=height))
 
 
 # ---- writing ------------------------------------------------------------------------------------------------------
 
 
 def _write(
-    out: OutputContainer, path: Path, marks: Marks | None, covers: list[list[Box]] | None, voice: Voice,
-    limits: MediaLimits, tell: Callable[[float], None], check: Check,
+    out: OutputContainer, source: _Source, marks: Marks | None, covers: list[list[Box]] | None, voice: Voice,
+    tell: Callable[[float], None], check: Check,
 ) -> None:  # fmt: skip
-    source = _Source(path, limits)
+    """Write a clip's pictures and sound; closes ``source``."""
     try:
         assert source.video is not None
         pictures = _PictureWriter(out, source.video)
@@ -243,11 +227,11 @@ def _write(
         if sound is not None:
             sound.end()
     except av.FFmpegError as error:
-        raise UndecodableMediaError(f"{path.name} cannot be read to its end: {error}", field="source") from error
+        raise source.cut_short(error) from error
     finally:
         source.close()
     if number == 0:
-        raise UndecodableMediaError(f"{path.name} holds no picture that can be decoded", field="source")
+        raise UndecodableMediaError(f"{source.name} holds no picture that can be decoded", field="source")
     tell(1.0)
 
 
