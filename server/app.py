@@ -38,6 +38,7 @@ from server.installed import InstalledAdapters
 from server.jobs.catalog import AdapterCatalog
 from server.jobs.service import TRAINER, JobService
 from server.layout import DataFolder
+from server.live.room import LiveRoom
 from server.media_worker import IS_SUPPORTED, Decoding, InProcess, MediaPool
 from server.metrics import Live, Metrics
 from server.middleware import EdgeMiddleware
@@ -55,6 +56,8 @@ from server.store import Store
 from server.webhooks import Deliverer
 
 logger = logging.getLogger("server.app")
+
+_PICTURES_PER_PROCESS = 100_000  # about three hours of a camera
 
 _DESCRIPTION = """Reads the emotion that a person in a clip appears to show from face, voice and words, and says what
 it rests on. An expression is not an inner state: the answers describe how someone appears.
@@ -93,6 +96,16 @@ def open_decoder(settings: Settings, metrics: Metrics) -> Decoding:
         logger.warning("clips are decoded in the service itself: this system has no limits for processes")
         return InProcess()
     return MediaPool(settings.media_workers, limits=settings.worker_limits(), ended=metrics.observe_worker_end)
+
+
+def open_live_eyes(settings: Settings, metrics: Metrics) -> MediaPool | None:
+    """Start the processes that look at the pictures of live sessions, unless pictures are decoded here."""
+    if not (settings.live_sessions and settings.media_workers and IS_SUPPORTED):
+        return None
+    limits = dataclasses.replace(settings.worker_limits(), seconds=5.0, cpu_seconds=10, niceness=0)
+    return MediaPool(
+        settings.live_workers, limits=limits, ended=metrics.observe_worker_end, clips_per_process=_PICTURES_PER_PROCESS
+    )
 
 
 class _Service(FastAPI):
@@ -187,6 +200,7 @@ def create_app(
                 waiting=lambda: gate.num_waiting,
                 models=lambda: len(models.names),
                 jobs=lambda: count_by_status(store),
+                sessions=lambda: app.state.live.num_sessions,
             )
         )
         app.state.chat = Desk(
@@ -201,6 +215,12 @@ def create_app(
         )
         decoding = decoder or open_decoder(settings, app.state.metrics)
         app.state.decoder = decoding
+        app.state.live = LiveRoom(
+            max_sessions=settings.live_sessions,
+            limits=settings.live_limits(),
+            looking=None if decoder is not None else open_live_eyes(settings, app.state.metrics),
+            stopping=app.state.stopping,
+        )
         app.state.fetcher = Fetcher(settings.fetch_policy())
         app.state.store, app.state.data, app.state.jobs = store, data, jobs
         bundle_limits = dataclasses.replace(
@@ -252,6 +272,7 @@ def create_app(
             await asyncio.to_thread(deliverer.stop)
             await asyncio.to_thread(models.close)
             await asyncio.to_thread(decoding.close)
+            await asyncio.to_thread(app.state.live.close)
             scratch.close()
             incoming.close()
             store.close()

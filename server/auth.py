@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emollama.errors import InputError
@@ -54,6 +54,7 @@ _ANY = ""  # any key will do
 _ROUTES: tuple[tuple[str | None, str, str], ...] = (
     (None, "/analyze", "analyze"),
     (None, "/v1/analyses", "analyze"),
+    (None, "/v1/live", "analyze"),
     (None, "/v1/chat", "chat"),
     (None, "/v1/files", "files"),
     (None, "/v1/fine_tuning", "jobs"),
@@ -67,6 +68,8 @@ _ROUTES: tuple[tuple[str | None, str, str], ...] = (
     (None, "/docs", _ANY),
     (None, "/openapi.json", _ANY),
 )
+_SAYS_LATER = "/v1/live"
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
 _KEY = re.compile(r"emo_([a-z0-9]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", re.ASCII)
 
@@ -166,52 +169,69 @@ class KeyRing:
         )
 
 
+async def admit(ring: KeyRing, token: str, *, needed: str, headers: dict[str, str]) -> Principal:
+    """Return whose key this is, when it may ask now for what it needs; raises `ApiError`. ``headers`` get its rate."""
+    principal = await asyncio.to_thread(ring.identify, token)
+    if principal is None:
+        raise ApiError("invalid_api_key", headers=_CHALLENGE)
+    require_rate(ring, principal, headers=headers)
+    if not principal.may(needed):
+        raise ApiError("insufficient_scope", f"this key has not the scope {needed!r} that the request needs")
+    return principal
+
+
+def require_rate(ring: KeyRing, principal: Principal, *, headers: dict[str, str]) -> None:
+    """Count a request of a key; raises `ApiError` for one too many. ``headers`` get what is left."""
+    if principal.key_id is None or principal.per_minute is None:
+        return
+    allowance = ring.rates.take(principal.key_id, per_minute=principal.per_minute)
+    headers.update(allowance.headers())
+    if allowance.wait_seconds:
+        seconds = math.ceil(allowance.wait_seconds)
+        message = f"this key may ask {allowance.limit} times a minute; try again in {seconds} s"
+        raise ApiError("rate_limit_exceeded", message, headers={"Retry-After": str(seconds)})
+
+
 class AuthMiddleware:
-    """Lets a request in, with ``state.principal`` set, or answers it."""
+    """Lets a request in, with ``state.principal`` set, or answers it.
+
+    A browser cannot send a header with a WebSocket. So one of ``/v1/live`` without a header is let in with no principal
+    (None), and tells in its first message who it is.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers: dict[str, str] = {}
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 MutableHeaders(scope=message).update(headers)
             await send(message)
 
         try:
             scope.setdefault("state", {})["principal"] = await self._admit(scope, headers)
         except ApiError as error:
-            await note(Request(scope), error)(scope, receive, send_with_headers)
+            await note(HTTPConnection(scope), error)(scope, receive, send_with_headers)
             return
         await self._app(scope, receive, send_with_headers)
 
-    async def _admit(self, scope: Scope, headers: dict[str, str]) -> Principal:
+    async def _admit(self, scope: Scope, headers: dict[str, str]) -> Principal | None:
         ring: KeyRing = scope["app"].state.keys
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not ring.is_required or is_open(path):
             return EVERYBODY
-        kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
-        challenge = {"WWW-Authenticate": "Bearer"}
+        given = Headers(scope=scope).get("authorization", "")
+        if not given and scope["type"] == "websocket" and path == _SAYS_LATER:
+            return None
+        kind, _, token = given.partition(" ")
         if kind.lower() != "bearer" or not token.strip():
-            raise ApiError("missing_api_key", headers=challenge)
-        principal = await asyncio.to_thread(ring.identify, token.strip())
-        if principal is None:
-            raise ApiError("invalid_api_key", headers=challenge)
+            raise ApiError("missing_api_key", headers=_CHALLENGE)
+        needed = needed_scope(scope.get("method", "GET"), path)
+        principal = await admit(ring, token.strip(), needed=needed, headers=headers)
         scope["state"].setdefault("log", {})["key"] = principal.key_id or ADMIN
-        if principal.key_id is not None and principal.per_minute is not None:
-            allowance = ring.rates.take(principal.key_id, per_minute=principal.per_minute)
-            headers.update(allowance.headers())
-            if allowance.wait_seconds:
-                seconds = math.ceil(allowance.wait_seconds)
-                message = f"this key may ask {allowance.limit} times a minute; try again in {seconds} s"
-                raise ApiError("rate_limit_exceeded", message, headers={"Retry-After": str(seconds)})
-        needed = needed_scope(scope["method"], path)
-        if not principal.may(needed):
-            message = f"this key has not the scope {needed!r} that the request needs"
-            raise ApiError("insufficient_scope", message)
         return principal

@@ -118,5 +118,8 @@ def server_config(settings: Settings, *, load: Load | None = None, decoder: Deco
         access_log=False,
         server_header=False,
         timeout_keep_alive=15,
+        # A live session's messages: pictures do not become smaller, and nothing is to become larger, by unpacking them.
+        ws_max_size=settings.live_picture_kb * 1024 + 4096,
+        ws_per_message_deflate=False,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )

@@ -22,6 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from emollama import errors as library
 from server.schemas.errors import ErrorBody, ErrorOut, ProblemOut
@@ -74,6 +75,10 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
         "unsupported_option": ErrorCode(
             400, _INVALID, "An option of OpenAI's API that this service does not have; `param` names it.",
             "method.type is 'dpo'; supported: supervised", "method.type",
+        ),
+        "live_unsupported": ErrorCode(
+            400, _INVALID, "The model, or the service, takes no live sessions.",
+            "this model is not read live; allowed: nano, its adapters, in the service itself", "model",
         ),
         "unsupported_parameter": ErrorCode(
             400, _INVALID, "A parameter of a chat that this service does not have; `param` names it.",
@@ -130,6 +135,10 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
             403, _PERMISSION, "The API key has not the scope that the request needs.",
             "this key has not the scope 'jobs' that the request needs",
         ),
+        "origin_not_allowed": ErrorCode(
+            403, _PERMISSION, "The WebSocket is opened by a page of another place than the service's own.",
+            "origin is 'https://elsewhere.example'; allowed: this service's own", "Origin",
+        ),
         "adapter_not_allowed": ErrorCode(
             403, _PERMISSION, "Adapters are loaded from the service's adapter root alone, when it has one.",
             "lora_path is not a folder under the service's adapter root", "lora_path",
@@ -156,6 +165,10 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
         "method_not_allowed": ErrorCode(
             405, _INVALID, "The route does not take that method; `Allow` lists those it takes.",
             "GET is not allowed here; allowed: POST",
+        ),
+        "live_session_over": ErrorCode(
+            408, _INVALID, "A live session lasted as long as one may, or nothing came for too long.",
+            "nothing came for 30 s",
         ),
         "upload_timeout": ErrorCode(
             408, _INVALID, "The upload did not end in time.", "the upload was not complete after 120 s"
@@ -347,13 +360,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(OSError, _on_os_error)
 
 
-def note(request: Request, error: ApiError) -> JSONResponse:
+def note(request: HTTPConnection, error: ApiError) -> JSONResponse:
     """Put the error's code into the request's log line and return the answer."""
     request.scope.setdefault("state", {}).setdefault("log", {})["error_code"] = error.code
     return error.response()
 
 
-def told_of(request: Request, exc: Exception) -> ApiError:
+def told_of(request: HTTPConnection, exc: Exception) -> ApiError:
     """Return what the client is told of an error, and log what the operator has to know of it.
 
     One that nobody planned is told with the request's id alone.

@@ -29,6 +29,7 @@ class Live:
     waiting: Callable[[], int]
     models: Callable[[], int]
     jobs: Callable[[], Mapping[str, int]]
+    sessions: Callable[[], int] = lambda: 0
 
 
 class Metrics:
@@ -52,6 +53,10 @@ class Metrics:
         self._batch_size = histogram("batch_size", "Requests that share one step.", "stage", buckets=_SIZES)
         self._first_token_seconds = histogram("time_to_first_token_seconds", "From request to its first token.")
         self._tokens = counter("tokens", "Tokens read (prompt) and written (completion).", "kind")
+        self._live_readings = counter("live_readings", "Readings told to live sessions.")
+        self._live_pictures = counter("live_pictures", "Pictures of live sessions by outcome.", "outcome")
+        self._live_seconds = histogram("live_reading_seconds", "From a picture's arrival to the reading that has it.")
+        self._live_ends = counter("live_sessions_ended", "Live sessions by the code they were closed with.", "code")
         self._workers = counter("media_workers_ended", "Decoding processes that were ended, and why.", "reason")
 
     def observe_request(
@@ -87,6 +92,20 @@ class Metrics:
         self._tokens.labels(kind="prompt").inc(prompt)
         self._tokens.labels(kind="completion").inc(completion)
 
+    def observe_live_reading(self, waited_seconds: float | None) -> None:
+        """Count a reading of a live session, and how old the newest picture was that it rests on."""
+        self._live_readings.inc()
+        if waited_seconds is not None:
+            self._live_seconds.observe(waited_seconds)
+
+    def observe_live_end(self, code: int, *, read: int = 0, dropped: int = 0, refused: int = 0) -> None:
+        """Count a live session at its end, and the pictures that were read of it, dropped and refused."""
+        known = code in (1000, 1001, 1005, 1006, 1009, 1012) or 4400 <= code < 4600
+        self._live_ends.labels(code=str(code) if known else "other").inc()
+        for outcome, number in (("read", read), ("dropped", dropped), ("refused", refused)):
+            if number:
+                self._live_pictures.labels(outcome=outcome).inc(number)
+
     def observe_worker_end(self, reason: str) -> None:
         """Count a decoding process that ended; ``reason`` is timeout, memory, crash or cancelled."""
         self._workers.labels(reason=reason).inc()
@@ -110,6 +129,7 @@ class _LiveCollector(Collector):
         yield build
         yield GaugeMetricFamily("emollama_requests_running", "Clips that are being worked on.", self._live.running())
         yield GaugeMetricFamily("emollama_requests_waiting", "Clips that wait for a place.", self._live.waiting())
+        yield GaugeMetricFamily("emollama_live_sessions", "Live sessions that are open.", self._live.sessions())
         yield GaugeMetricFamily("emollama_models_loaded", "Models and adapters in memory.", self._live.models())
         jobs = GaugeMetricFamily("emollama_jobs", "Fine-tuning jobs by status.", labels=["status"])
         for status, number in self._live.jobs().items():

@@ -25,6 +25,7 @@ from server.signing import Endpoint, is_secret
 
 if TYPE_CHECKING:
     from emollama.media import MediaLimits
+    from server.live.room import LiveLimits
 
 _MEGABYTE = 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}")
@@ -110,6 +111,17 @@ class Settings(BaseSettings):
     queue_size: int = Field(16, ge=0, description="Clips that may wait for a place; more are told to come back.")
     request_timeout_seconds: float = Field(
         120.0, gt=0, description="Longest time from accepted upload to answer, waiting for a place included."
+    )
+    live_sessions: int = Field(4, ge=0, description="Live sessions at the same time; 0 takes none.")
+    live_workers: int = Field(1, ge=1, description="Processes that look at the pictures of live sessions.")
+    live_seconds: float = Field(1800.0, gt=0, description="Longest live session, in seconds.")
+    live_idle_seconds: float = Field(30.0, gt=0, description="Silence after which a live session is over.")
+    live_picture_kb: int = Field(512, ge=16, description="Largest message of a live session, in KiB.")
+    live_picture_pixels: int = Field(
+        1280 * 720, ge=1024, description="Most pixels that a picture of a live session may have."
+    )
+    live_messages_per_second: int = Field(
+        60, ge=1, description="Pictures and sounds a second that a live session may send."
     )
     stream_heartbeat_seconds: float = Field(
         5.0, gt=0, description="Silence after which a stream says that it is still there."
@@ -340,6 +352,18 @@ class Settings(BaseSettings):
             long_seconds=self.analysis_timeout_seconds,
             cpu_seconds=2 * math.ceil(self.media_decode_seconds),
             memory_bytes=self.media_memory_mb * _MEGABYTE,
+        )
+
+    def live_limits(self) -> LiveLimits:
+        """Return what a live session may cost under these settings."""
+        from server.live.room import LiveLimits
+
+        return LiveLimits(
+            seconds=self.live_seconds,
+            idle_seconds=self.live_idle_seconds,
+            picture_bytes=self.live_picture_kb * 1024,
+            picture_pixels=self.live_picture_pixels,
+            messages_per_second=self.live_messages_per_second,
         )
 
     def fetch_policy(self) -> FetchPolicy:

@@ -101,6 +101,11 @@ class LiveSession:
         return self._asked or self._analyzer.labels
 
     @property
+    def options(self) -> LiveOptions:
+        """What the session reads."""
+        return self._options
+
+    @property
     def time(self) -> float:
         """The latest time that something came for."""
         return self._time
