@@ -89,13 +89,17 @@ def report(
 
 
 def _report_folder(path: Path, wanted: list[str], *, video: bool, out: Path, overwrite: bool) -> None:
-    if wanted != ["html"] or video:
-        raise InputError("a folder's report is a page: use --html (its table is summary.csv)", field="path")
-    from emollama.reports.folder import folder_page
+    from emollama.reports import SUMMARY_FORMATS, write_summary
+    from emollama.reports.folder import folder_summary
 
-    target = _target(out, path.resolve(), ".html", overwrite)
-    _write(target, folder_page(path).encode())
-    typer.echo(str(target))
+    if video or not set(wanted) <= set(SUMMARY_FORMATS):
+        allowed = ", ".join(f"--{name}" for name in SUMMARY_FORMATS)
+        raise InputError(f"what can be written of a folder: {allowed}", field="path")
+    targets = {name: _target(out, path.resolve(), f".{name}", overwrite) for name in wanted}
+    summary = folder_summary(path)
+    for name, target in targets.items():
+        _write(target, write_summary(summary, name))
+        typer.echo(str(target))
 
 
 def _target(out: Path, path: Path, suffix: str, overwrite: bool) -> Path:

@@ -45,7 +45,16 @@ def course_png(course: Sequence[Stretch], *, seconds: float, labels: Sequence[st
 
 
 def shares_svg(counts: Mapping[str, int]) -> str:
-    """Draw how many clips have each label as bars."""
+    """Draw how many clips have each label as bars, as one ``<svg>`` element."""
+    return _element(_shares(counts, kind="svg"))
+
+
+def shares_png(counts: Mapping[str, int]) -> bytes:
+    """Draw the same for print."""
+    return _shares(counts, kind="png")
+
+
+def _shares(counts: Mapping[str, int], *, kind: str) -> bytes:
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -61,7 +70,7 @@ def shares_svg(counts: Mapping[str, int]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("clips")
         _plain(axes)
-        return _element(_saved(figure, "svg"))
+        return _saved(figure, kind)
 
 
 def _element(svg: bytes) -> str:

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emollama.reports.charts import colour, course_png
+from emollama.reports.charts import colour, course_png, shares_png
 from emollama.reports.content import Content, content_of
 from emollama.reports.html import signed, span
+from emollama.reports.summary import CLIPS, FAILED, LABELS, Summary
 
 if TYPE_CHECKING:
     from fpdf import FPDF
@@ -27,7 +28,7 @@ _MARGIN = 18.0  # mm
 def pages(document: Mapping[str, Any]) -> bytes:
     """Return the document about an analysis in its wire form; raises `InputError` when it is not one."""
     content = content_of(document)
-    pdf = _empty(content, created=document.get("created") or 0)
+    pdf = _empty(content.title, content.verdict, letters=_letters(content), created=document.get("created") or 0)
     _opening(pdf, content)
     _table(pdf, "At a glance", (), content.facts, widths=(30, 70))
     labels = [name for name, _ in content.scores]
@@ -55,7 +56,30 @@ def pages(document: Mapping[str, Any]) -> bytes:
     return bytes(pdf.output())
 
 
-def _empty(content: Content, *, created: int) -> FPDF:
+def summary_pages(summary: Summary) -> bytes:
+    """Return the document about many analyses, with the same words as their page."""
+    words = [
+        summary.title, *summary.counts, *(text for row in summary.clip_cells() for text in row),
+        *(text for row in summary.failure_cells() for text in row),
+    ]  # fmt: skip
+    pdf = _empty(summary.title, f"{len(summary.rows)} clips", letters=_visible(words), created=summary.created)
+    _write(pdf, summary.title, size=18, bold=True)
+    _write(pdf, summary.subtitle, size=9, ink=_SOFT)
+    _table(pdf, "At a glance", (), summary.facts, widths=(30, 70))
+    if summary.counts:
+        _heading(pdf, "Labels", room=20 + 6.6 * len(summary.counts))
+        picture = shares_png(summary.counts)
+        pdf.image(io.BytesIO(picture), w=pdf.epw, alt_text="Clips by label; the table below says the same.")
+        _table(pdf, "", LABELS, summary.label_cells(), widths=(50, 25, 25))
+    if summary.rows:
+        _table(pdf, "Clips", CLIPS, summary.clip_cells(), widths=(22, 19, 9, 9, 41), size=7.5)
+    if summary.failures:
+        _table(pdf, FAILED, ("Clip", "Error", "What"), summary.failure_cells(), widths=(28, 22, 50), size=7.5)
+    _text(pdf, "What this is, and what it is not", summary.notes, soft=True)
+    return bytes(pdf.output())
+
+
+def _empty(title: str, said: str, *, letters: set[str], created: int) -> FPDF:
     from fpdf import FPDF
 
     class Pages(FPDF):
@@ -63,19 +87,19 @@ def _empty(content: Content, *, created: int) -> FPDF:
             self.set_y(-14)
             self.set_font("body", size=8)
             self.set_text_color(*_SOFT)
-            self.cell(0, 8, f"{content.title}   {self.page_no()}/{{nb}}", align="R")
+            self.cell(0, 8, f"{title}   {self.page_no()}/{{nb}}", align="R")
 
     pdf = Pages(format="A4", unit="mm")
     pdf.set_margin(_MARGIN)
     pdf.set_auto_page_break(True, margin=_MARGIN)
     pdf.set_creation_date(datetime.fromtimestamp(created, UTC))
-    pdf.set_title(f"{content.title}: {content.verdict}")
+    pdf.set_title(f"{title}: {said}")
     pdf.set_producer("EmoLLaMA")
     pdf.set_lang("en")
     folder = _fonts()
     pdf.add_font("body", "", folder / "DejaVuSans.ttf")
     pdf.add_font("body", "B", folder / "DejaVuSans-Bold.ttf")
-    others = _fallbacks(frozenset(_letters(content)))
+    others = _fallbacks(frozenset(letters))
     for place, file in enumerate(others):
         pdf.add_font(f"other{place}", "", file)
     if others:
@@ -117,18 +141,19 @@ def _scores(pdf: FPDF, scores: Sequence[tuple[str, float]], labels: Sequence[str
 
 
 def _table(
-    pdf: FPDF, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, widths: Sequence[int]
-) -> None:
+    pdf: FPDF, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, widths: Sequence[int],
+    size: float = 9,
+) -> None:  # fmt: skip
     from fpdf.enums import TableBordersLayout
     from fpdf.fonts import FontFace
 
     if title:
         _heading(pdf, title, room=24)
-    _font(pdf, size=9)
+    _font(pdf, size=size)
     pdf.set_draw_color(*_LINE)
     soft = FontFace(emphasis="", color=_SOFT)
     with pdf.table(
-        col_widths=tuple(widths), text_align="LEFT", line_height=5, padding=(0.8, 1.5, 0.8, 0),
+        col_widths=tuple(widths), text_align="LEFT", line_height=0.55 * size, padding=(0.8, 1.5, 0.8, 0),
         borders_layout=TableBordersLayout.HORIZONTAL_LINES, first_row_as_headings=bool(header), headings_style=soft,
     ) as table:  # fmt: skip
         for cells in [header, *rows] if header else rows:
@@ -170,6 +195,10 @@ def _letters(content: Content) -> set[str]:
         *(value for row in content.facts for value in row), *(name for name, _ in content.scores),
         *(row.label for row in content.course), *(row.cue for row in content.evidence),
     ]  # fmt: skip
+    return _visible(words)
+
+
+def _visible(words: Sequence[str]) -> set[str]:
     return {letter for text in words for letter in text if letter.isprintable() and not letter.isspace()}
 
 

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from emollama.cli import app
 from emollama.disclosure import NOTES
 from emollama.errors import InputError
-from emollama.reports import FORMATS, write_report
+from emollama.reports import FORMATS, SUMMARY_FORMATS, write_report, write_summary
 from emollama.reports.charts import colour
-from emollama.reports.folder import folder_page
+from emollama.reports.folder import folder_summary
+from emollama.reports.summary import Failure, summary_of
 from emollama.subtitles import read_subtitles
 
 SCORES = {"sadness": 0.7, "happiness": 0.2, "<b>bored</b>": 0.1}
@@ -158,7 +159,7 @@ def fill(folder: Path) -> None:
 
 def test_a_folder_is_summed_up_and_an_abstained_clip_is_not_counted(tmp_path: Path) -> None:
     fill(tmp_path)
-    told = text_of(folder_page(tmp_path))
+    told = text_of(write_summary(folder_summary(tmp_path), "html").decode())
     assert "in 4 clips appear; 1 more could not be read" in told
     assert "sadness 2 67%" in told
     assert "happiness 1 33%" in told
@@ -167,6 +168,39 @@ def test_a_folder_is_summed_up_and_an_abstained_clip_is_not_counted(tmp_path: Pa
     assert "anger, 60% (abstained)" not in told
     assert "appears angry, 60% (abstained)" in told
     assert "e.mp4 UndecodableMediaError no &lt;picture&gt;" in told
+
+
+def test_many_clips_stand_in_every_format_and_no_name_becomes_a_formula() -> None:
+    failures = [Failure(id="2", clip="=cmd()", error="MediaLimitError", message="too long")]
+    summary = summary_of([analysis(clip="@a.mp4"), analysis()], failures, title="case 17 今")
+    rows = list(csv.DictReader(io.StringIO(write_summary(summary, "csv").decode())))
+    assert [row["clip"] for row in rows] == ["'@a.mp4", "a <script>.mp4", "'=cmd()"]
+    assert [(row["label"], row["valence"], row["error"]) for row in rows] == [
+        ("sadness", "-0.5", ""), ("sadness", "-0.5", ""), ("", "", "MediaLimitError: too long"),
+    ]  # fmt: skip
+    pdf = write_summary(summary, "pdf")
+    assert pages(pdf) >= 1
+    assert pages(write_summary(summary_of([analysis()] * 200, title="many"), "pdf")) > pages(pdf)
+    assert "<script" not in write_summary(summary, "html").decode()
+    assert all(write_summary(summary, name) == write_summary(summary, name) for name in SUMMARY_FORMATS)
+    with pytest.raises(InputError, match="format is 'srt'; allowed for many clips: html, pdf, csv"):
+        write_summary(summary, "srt")
+    with pytest.raises(InputError, match="this is not an analysis: it lacks 'emotion'"):
+        summary_of([{"id": "a"}], title="x")
+    assert "0 clips" in write_summary(summary_of([], title="none"), "html").decode()
+    assert pages(write_summary(summary_of([], title="none"), "pdf")) == 1
+
+
+def test_a_folder_becomes_page_document_and_table_at_once(tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    fill(tmp_path / "answers")
+    given = ["report", str(tmp_path / "answers"), "--out", str(tmp_path)]
+    answer = CliRunner().invoke(app, [*given, "--html", "--pdf", "--csv"])
+    assert answer.exit_code == 0, answer.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["answers", "answers.csv", "answers.html", "answers.pdf"]
+    wrong = CliRunner().invoke(app, [*given, "--srt"])
+    assert wrong.exit_code == 2
+    assert "what can be written of a folder: --html, --pdf, --csv" in wrong.output
 
 
 def test_the_command_writes_what_is_asked_for_and_replaces_nothing_unasked(tmp_path: Path) -> None:
