@@ -9,7 +9,6 @@ Loss as HSEmotion's multi-task models: cross-entropy + (1 - CCC) / 2 for valence
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from emollama import metrics
 from emollama.datasets import ferplus
 from emollama.encoders.face import FACE_MODELS, FaceEncoder, FaceModel, standardise
 from train.config import TrainConfig, default_data_dir
+from train.recipes.shuffled import Shuffled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,25 +88,14 @@ class FaceTask:
         FaceEncoder(model.float(), name=self.options.model).save(folder / "face.safetensors")
 
 
-class _Epoch:
-    """One epoch's batches; batch ``i`` depends on (seed, epoch, i) alone, so that a resumed run can jump to it."""
-
+class _Epoch(Shuffled[Pictures]):
     def __init__(self, task: FaceTask, *, epoch: int, seed: int) -> None:
-        self.task, self.epoch, self.seed = task, epoch, seed
-        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        self.order = torch.randperm(len(task.images), generator=generator)
-        self.batch_size = min(task.config.batch_size, len(task.images))
+        super().__init__(len(task.images), batch_size=task.config.batch_size, epoch=epoch, seed=seed)
+        self.task = task
 
-    def __len__(self) -> int:
-        return len(self.order) // self.batch_size
-
-    def __iter__(self) -> Iterator[Pictures]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> Pictures:
+    def batch(self, rows: Tensor, *, number: int) -> Pictures:
         task, options = self.task, self.task.options
-        generator = torch.Generator().manual_seed((self.seed * 100_003 + self.epoch) * 10_007 + index + 1)
-        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        generator = torch.Generator().manual_seed(number)
         is_early = self.epoch < options.early_share * task.config.epochs
         size = options.early_size if is_early else task.model_config.size
         inputs = augment(task.images[rows], size=size, generator=generator, cutout=options.cutout)
