@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from server.confinement import allow_processor_time, restrict
 from server.followed import pack
 from server.glances import asked_look, pack_glance
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from emollama.errors import EmoLlamaError
     from emollama.media_windows import ClipWindow
     from emollama.types import Clip
-
-_OPEN_FILES = 64  # the interpreter's own, shared libraries while they are loaded, and one clip
 
 
 def main() -> None:
@@ -45,12 +44,12 @@ def main() -> None:
 
     cv2.setNumThreads(1)  # other clips are decoded beside this one
 
-    _restrict(allowed["address_bytes"])
+    restrict(allowed["address_bytes"])
     os.nice(allowed["niceness"])
     _send(answers, {"ready": True}, [])
     windows: Iterator[ClipWindow] | None = None
     for line in requests:
-        _allow_processor_time(allowed["cpu_seconds"])
+        allow_processor_time(allowed["cpu_seconds"])
         request = json.loads(line)
         if "windows" in request:
             windows = _windows(request)
@@ -61,41 +60,6 @@ def main() -> None:
         else:
             header, arrays = _answer(request)
         _send(answers, header, arrays)
-
-
-def _restrict(address_bytes: int) -> None:
-    import resource
-
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_FSIZE, 0)
-    _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    _lower(resource.RLIMIT_AS, _address_space() + address_bytes)
-
-
-def _lower(which: int, value: int) -> None:
-    import resource
-
-    _, hard = resource.getrlimit(which)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(which, (value, value))
-
-
-def _address_space() -> int:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # another system than Linux
-        return 2 * 2**30
-
-
-def _allow_processor_time(seconds: int) -> None:
-    """Let the next clip use so much; what the earlier ones used does not count against it."""
-    import resource
-
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    soft = int(usage.ru_utime + usage.ru_stime) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def _windows(request: dict[str, Any]) -> Iterator[ClipWindow]:
