@@ -8,10 +8,11 @@ import { byId } from "./dom.js";
 import * as i18n from "./i18n.js";
 import { showJobs } from "./jobs.js";
 import { deletePart, reportPart } from "./keep.js";
+import { showLive } from "./live.js";
 import { showModels } from "./models.js";
 
-const VIEWS = ["analyse", "jobs", "models"];
-const shows = { jobs: showJobs, models: showModels };
+const VIEWS = ["analyse", "live", "jobs", "models"];
+const shows = { live: showLive, jobs: showJobs, models: showModels };
 
 function show() {
   const wanted = location.hash.slice(1);

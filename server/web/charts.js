@@ -18,9 +18,10 @@ const axis = (more) => ({
 
 /**
  * A chart that is as wide as its place. `series`: {name, colour, values, stepped, dash}; `x`: values of the axis.
- * With `isWhole` the axis counts in whole numbers; with `seek`, a click calls it with the x it was made at. Returns {node, at(x), close()}.
+ * With `isWhole` the axis counts in whole numbers; with `seek`, a click calls it with the x it was made at. Returns {node, at(x),
+ * update(columns), close()}; `update` shows other values: of the axis, then of each series.
  */
-export function chart({ x, series, yRange, xRange, height = 150, digits = 2, isWhole = false, seek = null, label }) {
+export function chart({ x, series, yRange, xRange, height = 150, digits = 2, isWhole = false, dots = null, seek = null, label }) {
   const place = el("div", { class: "chart", role: "img", "aria-label": label });
   const head = el("div", { class: "playhead", hidden: true });
   const options = (width) => ({
@@ -33,7 +34,7 @@ export function chart({ x, series, yRange, xRange, height = 150, digits = 2, isW
     ],
     series: [{}, ...series.map((each) => ({
       label: each.name, stroke: () => colour(each.colour), width: 2, dash: each.dash, spanGaps: false,
-      points: { show: x.length < 30 && !each.stepped, size: 6 }, paths: each.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
+      points: { show: dots ?? (x.length < 30 && !each.stepped), size: 6 }, paths: each.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
     }))],
   });
   const data = [x, ...series.map((each) => each.values)];
@@ -68,6 +69,10 @@ export function chart({ x, series, yRange, xRange, height = 150, digits = 2, isW
   return {
     node: place,
     at,
+    update(columns) {
+      data.splice(0, data.length, ...columns);
+      plot?.setData(data);
+    },
     close() {
       observer.disconnect();
       dark.removeEventListener("change", redraw);
