@@ -129,20 +129,26 @@ def _check(good: bool, name: str, value: object, allowed: str) -> None:
         raise InputError(f"{name} is {value!r}; allowed: {allowed}", field=name)
 
 
+class _Changes(dict[str, Any]):
+    """What is set in a part of a config: field -> value, or the changes of a part."""
+
+
 def override(config: Any, assignments: Iterable[str]) -> Any:
     """Return a copy of a (nested) frozen config with ``key=value`` or ``part.key=value`` scalars replaced.
 
-    Values are read as JSON and, failing that, as text. An unknown key or a value of another type raises `InputError`.
+    Values are read as JSON and, failing that, as text. All are set at once, so that fields which must fit each other
+    may change together. An unknown key or a value of another type raises `InputError`.
     """
+    changes = _Changes()
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise InputError(f"override {assignment!r} is not of the form key=value", field=key)
-        config = _replace(config, key.strip().split("."), text.strip(), key.strip())
-    return config
+        _collect(config, key.strip().split("."), text.strip(), key.strip(), changes)
+    return _replaced(config, changes)
 
 
-def _replace(part: Any, path: list[str], text: str, key: str) -> Any:
+def _collect(part: Any, path: list[str], text: str, key: str, changes: _Changes) -> None:
     fields = {f.name: f for f in dataclasses.fields(part)}
     if path[0] not in fields:
         raise UnknownNameError("config key", key, fields)
@@ -150,11 +156,20 @@ def _replace(part: Any, path: list[str], text: str, key: str) -> Any:
     if len(path) > 1:
         if not dataclasses.is_dataclass(old):
             raise InputError(f"{path[0]} has no parts, so {key} cannot be set", field=key)
-        return dataclasses.replace(part, **{path[0]: _replace(old, path[1:], text, key)})
+        _collect(old, path[1:], text, key, changes.setdefault(path[0], _Changes()))
+        return
     if dataclasses.is_dataclass(old):
         raise InputError(f"{key} is a group; set one of its fields, as in {key}.NAME=VALUE", field=key)
     hint = typing.get_type_hints(type(part))[path[0]]
-    return dataclasses.replace(part, **{path[0]: _parse(text, old, hint, key)})
+    changes[path[0]] = _parse(text, old, hint, key)
+
+
+def _replaced(part: Any, changes: _Changes) -> Any:
+    values = {
+        name: _replaced(getattr(part, name), value) if isinstance(value, _Changes) else value
+        for name, value in changes.items()
+    }
+    return dataclasses.replace(part, **values) if values else part
 
 
 def _parse(text: str, old: Any, hint: Any, key: str) -> Any:

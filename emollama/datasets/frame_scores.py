@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emollama.datasets.video_files import read_arrays, read_folder, write_arrays
 from emollama.errors import DatasetError, InputError
 from emollama.labels import HSEMOTION_8
 
@@ -69,27 +70,18 @@ class FrameScores:
 
 def write(folder: Path, readings: FrameScores) -> Path:
     """Write a video's file, under a temporary name first."""
-    import torch
-
-    from emollama.tensors import write_tensors
-
     arrays = {"frames": readings.frames.astype(np.int64), "scores": readings.scores.astype(np.float32)}
     if readings.embeddings is not None:
         arrays["embeddings"] = readings.embeddings.astype(np.float32)
-    path = folder / f"{readings.video}.safetensors"
-    write_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()})
-    return path
+    return write_arrays(folder, readings.video, arrays)
 
 
 def read_video(path: Path) -> FrameScores:
     """Read a video's file; raises `CheckpointError` when it is damaged, `DatasetError` when it is something else."""
-    from emollama.tensors import read_tensors
-
-    tensors = read_tensors(path)
-    names = set(tensors)
+    arrays = read_arrays(path)
+    names = set(arrays)
     if not {"frames", "scores"} <= names <= {"frames", "scores", "embeddings"}:
         raise DatasetError(f"{path} holds {', '.join(sorted(names))}; expected: frames, scores and maybe embeddings")
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     try:
         return FrameScores(video=path.stem, **arrays)
     except InputError as error:
@@ -98,7 +90,4 @@ def read_video(path: Path) -> FrameScores:
 
 def read(folder: Path) -> Mapping[str, FrameScores]:
     """Return video -> readings of every file in a folder, sorted by name; raises `DatasetError` when it has none."""
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise DatasetError(f"{folder} holds no <video>.safetensors with readings of frames")
-    return {path.stem: read_video(path) for path in paths}
+    return read_folder(folder, read_video, what="readings of frames")

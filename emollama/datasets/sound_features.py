@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from emollama.datasets.aff_wild2 import scene_of
+from emollama.datasets.video_files import read_arrays, read_folder, write_arrays
 from emollama.errors import DatasetError, InputError
 from emollama.temporal import interpolate
 
@@ -53,33 +54,25 @@ def find(sounds: Mapping[str, SoundFeatures], name: str) -> SoundFeatures | None
 
 def write(folder: Path, sound: SoundFeatures) -> Path:
     """Write a video's file, under a temporary name first."""
-    import torch
-
-    from emollama.tensors import write_tensors
-
-    path = folder / f"{sound.video}.safetensors"
     arrays = {
         "times": sound.times.astype(np.float64),
         "features": sound.features.astype(np.float32),
         "fps": np.array([sound.fps], np.float64),
     }
-    write_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()})
-    return path
+    return write_arrays(folder, sound.video, arrays)
 
 
 def read_video(path: Path) -> SoundFeatures:
     """Read a video's file; raises `CheckpointError` when it is damaged, `DatasetError` when it is something else."""
-    from emollama.tensors import read_tensors
-
-    tensors = read_tensors(path)
-    if set(tensors) != {"times", "features", "fps"} or tensors["fps"].shape != (1,):
-        raise DatasetError(f"{path} holds {', '.join(sorted(tensors))}; expected: times, features and fps")
+    arrays = read_arrays(path)
+    if set(arrays) != {"times", "features", "fps"} or arrays["fps"].shape != (1,):
+        raise DatasetError(f"{path} holds {', '.join(sorted(arrays))}; expected: times, features and fps")
     try:
         return SoundFeatures(
             video=path.stem,
-            times=tensors["times"].numpy(),
-            features=tensors["features"].numpy(),
-            fps=float(tensors["fps"][0]),
+            times=arrays["times"],
+            features=arrays["features"],
+            fps=float(arrays["fps"][0]),
         )
     except InputError as error:
         raise DatasetError(f"{path}: {error}") from error
@@ -87,7 +80,4 @@ def read_video(path: Path) -> SoundFeatures:
 
 def read(folder: Path) -> Mapping[str, SoundFeatures]:
     """Return video -> features of every file in a folder, sorted by name; raises `DatasetError` when it has none."""
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise DatasetError(f"{folder} holds no <video>.safetensors with features of sound")
-    return {path.stem: read_video(path) for path in paths}
+    return read_folder(folder, read_video, what="features of sound")

@@ -20,6 +20,7 @@ AFFECT = ("valence", "arousal")
 # Backbones written here; any other name is timm's.
 RESIDUAL, MOBILE_FACE_NET, DDAMFN = "residual", "mobilefacenet", "ddamfn"
 _FIXED_SIZE = 112  # these two end in a 7x7 convolution
+FIXED_SIZES: Mapping[str, int] = MappingProxyType({MOBILE_FACE_NET: _FIXED_SIZE, DDAMFN: _FIXED_SIZE})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class FaceModelConfig:
             raise InputError(f"colour is {self.colour!r}; allowed: {', '.join(get_args(Colour))}", field="colour")
         if len(self.widths) != len(self.depths) or not self.widths:
             raise InputError(f"widths {self.widths} and depths {self.depths} differ in length", field="widths")
-        if self.backbone in (MOBILE_FACE_NET, DDAMFN) and self.size != _FIXED_SIZE:
+        if self.size != FIXED_SIZES.get(self.backbone, self.size):
             raise InputError(f"size is {self.size}; allowed with {self.backbone}: {_FIXED_SIZE}", field="size")
         if len(set(self.action_units)) != len(self.action_units):
             raise InputError(f"action_units are {self.action_units}; allowed: each once", field="action_units")
@@ -66,7 +67,7 @@ class FaceModelConfig:
         """Return the same layout, small enough for a test: narrow stages, or a timm backbone on 64 pixels."""
         if self.backbone == RESIDUAL:
             return replace(self, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1))
-        return self if self.backbone in (MOBILE_FACE_NET, DDAMFN) else replace(self, size=64)
+        return self if self.backbone in FIXED_SIZES else replace(self, size=64)
 
     @classmethod
     def from_json_dict(cls, document: Mapping[str, Any]) -> FaceModelConfig:

@@ -9,6 +9,7 @@ import pytest
 
 from emollama.errors import InputError, UnknownNameError
 from train.config import TrainConfig, default_data_dir, override
+from train.recipes import load_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,18 @@ def test_overrides_reach_nested_options_and_keep_types():
     assert isinstance(config.learning_rate, float)
     assert config.task == Options(width=8, name="7", sizes=(3,), is_on=True, folder=Path("y"))
     assert config.export_dir == "out/x"
+
+
+def test_fields_that_must_fit_each_other_change_together():
+    """Alone either of the two is refused; of the same key the last value stands."""
+    together = ["min_learning_rate_ratio=2", "task.width=1", "min_learning_rate_ratio=0.5", "task.width=6"]
+    config = override(make(), together)
+    assert (config.min_learning_rate_ratio, config.task.width) == (0.5, 6)
+    sizes = ["task.sizes=[32, 48, 64, 112]", "task.shares=[1, 1, 1, 1]"]
+    assert override(load_recipe("hsemotion_face"), sizes).task.sizes == (32, 48, 64, 112)
+    for alone in sizes:
+        with pytest.raises(InputError, match="one for each of sizes"):
+            override(load_recipe("hsemotion_face"), [alone])
 
 
 def test_an_optional_value_takes_what_its_type_says():

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from emollama.encoders.face import FaceEncoder, preprocess
+from emollama.encoders.face import FaceEncoder, imagenet_normalise, preprocess
 from emollama.errors import InputError, UnknownNameError
 from train.cli import app
 from train.config import TrainConfig, override
@@ -79,6 +79,32 @@ def test_the_efficientnet_recipe_learns_from_votes_and_teacher_and_exports_its_o
     assert encoder.config.labels[0] == "anger"
     assert encoder.config.size == 64
     assert np.isfinite(encoder.embed(np.zeros((2, 60, 60, 3), np.uint8)).log_probabilities).all()
+
+
+def test_another_backbone_learns_from_the_same_pictures_in_its_own_colours(tmp_path):
+    write_ferplus(tmp_path / "data", rows=8)
+    arguments = ["hsemotion_face", "task.debug=true", "batch_size=4", "max_steps=2", f"run_dir={tmp_path / 'run'}"]
+    arguments += ["task.model=mbf_va_mtl", "task.sizes=[112]", "task.shares=[1]"]
+    done = CliRunner().invoke(app, [*arguments, "--data", str(tmp_path / "data")])
+    assert done.exit_code == 0, done.output
+    assert FaceEncoder.load(tmp_path / "run" / "export" / "mbf_va_mtl.safetensors").config.colour == "half"
+    config = override(
+        load_recipe("hsemotion_face"), [*arguments[1:-3], *arguments[-3:], f"task.data={tmp_path / 'data'}"]
+    )
+    task = config.task.build(config)
+    inputs = task.batches(epoch=0, seed=0)[0].inputs
+    assert inputs.shape[-1] == 112
+    assert -1.0 <= inputs.min() < -0.5 < 0.2 < inputs.max() <= 1.0
+    # the teacher sees the same picture, however the student has it
+    grey = override(config, ["task.model=ddamfnet_8"]).task.build(config)
+    assert torch.allclose(task._opinion(inputs), grey._opinion(imagenet_normalise((inputs + 1) / 2)), atol=1e-4)
+    for wrong, message in (
+        (["task.model=mbf_va_mtl"], r"sizes are \(64, 96, 112\); allowed with mbf_va_mtl: 112 alone"),
+        (["task.model=enet_b0_7"], r"model is 'enet_b0_7'; allowed: enet_b0_8,"),
+        (["task.model=nano-face"], r"model is 'nano-face'; allowed: enet_b0_8,"),
+    ):
+        with pytest.raises(InputError, match=message):
+            override(load_recipe("hsemotion_face"), wrong)
 
 
 def test_the_teachers_opinion_comes_in_the_students_order(tmp_path):

@@ -12,7 +12,6 @@ eight labels in alphabetical order, valence and arousal, cross-entropy + (1 - CC
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +21,12 @@ from torch import Tensor, nn
 
 from emollama.datasets import ferplus
 from emollama.encoders.face import FACE_MODELS, FaceEncoder, FaceModel, imagenet_normalise, standardise
+from emollama.encoders.face_models import FIXED_SIZES
 from emollama.errors import InputError
 from emollama.labels import NANO_LABELS
 from train.config import TrainConfig, default_data_dir
 from train.recipes.nano_face import Pictures, batch_concordance, cut_out, distort, figures_of, mix
+from train.recipes.shuffled import Shuffled
 
 _TEACHER = Path(__file__).parents[2] / "emollama/assets/nano/face.safetensors"
 
@@ -54,6 +55,17 @@ class HsemotionFaceOptions:
             raise InputError(f"shares are {self.shares}; allowed: one for each of sizes {self.sizes}", field="shares")
         if min(self.sizes) < 32 or min(self.shares) <= 0:
             raise InputError(f"sizes are {self.sizes}; allowed: 32 or more, each with a share above 0", field="sizes")
+        shape = FACE_MODELS.get(self.model)
+        if shape is None or shape.colour == "grey" or set(shape.labels) != set(NANO_LABELS):
+            allowed = [name for name, known in FACE_MODELS.items()
+                       if known.colour != "grey" and set(known.labels) == set(NANO_LABELS)]  # fmt: skip
+            raise InputError(f"model is {self.model!r}; allowed: {', '.join(allowed)}", field="model")
+        if shape.backbone in FIXED_SIZES and set(self.sizes) != {FIXED_SIZES[shape.backbone]}:
+            raise InputError(
+                f"sizes are {self.sizes}; allowed with {self.model}: {FIXED_SIZES[shape.backbone]} alone, as in "
+                f"task.sizes=[{FIXED_SIZES[shape.backbone]}] task.shares=[1]",
+                field="sizes",
+            )
         if not 0.0 <= self.teacher_share <= 1.0:
             raise InputError(f"teacher_share is {self.teacher_share}; allowed: 0 to 1", field="teacher_share")
 
@@ -76,7 +88,7 @@ class HsemotionFaceTask:
     def __init__(self, config: TrainConfig, options: HsemotionFaceOptions) -> None:
         self.config, self.options = config, options
         shape = FACE_MODELS[options.model]
-        size = 64 if options.debug else options.sizes[-1]
+        size = shape.at_debug_size().size if options.debug else options.sizes[-1]
         self.model_config = dataclasses.replace(shape, size=size, dropout=options.dropout)
         self.from_nano = [NANO_LABELS.index(label) for label in shape.labels]  # FER+ order -> the model's
         data = Path(options.data) if options.data else default_data_dir()
@@ -89,6 +101,12 @@ class HsemotionFaceTask:
             raise InputError(
                 f"teacher knows {', '.join(self.teacher.config.labels)}; allowed: one that knows "
                 f"{', '.join(shape.labels)}",
+                field="teacher",
+            )
+        if self.teacher is not None and self.teacher.config.colour not in ("grey", shape.colour):
+            raise InputError(
+                f"teacher sees pictures as {self.teacher.config.colour!r}; allowed: grey, or {shape.colour!r} as "
+                f"{options.model}",
                 field="teacher",
             )
 
@@ -116,7 +134,7 @@ class HsemotionFaceTask:
         """Return the teacher's probabilities [B, 8], in the model's order, of pictures as the model gets them."""
         assert self.teacher is not None
         shape = self.teacher.config
-        pictures = inputs if shape.colour == "imagenet" else standardise(inputs[:, :1])
+        pictures = standardise(inputs[:, :1]) if shape.colour == "grey" else inputs
         if pictures.shape[-1] != shape.size:
             pictures = F.interpolate(
                 pictures, size=(shape.size, shape.size), mode="bilinear", antialias=True, align_corners=False
@@ -138,33 +156,24 @@ class HsemotionFaceTask:
         FaceEncoder(model.float(), name=self.options.model).save(folder / f"{self.options.model}.safetensors")
 
 
-class _Epoch:
-    """One epoch's batches; batch ``i`` depends on (seed, epoch, i) alone, so that a resumed run can jump to it."""
-
+class _Epoch(Shuffled[Pictures]):
     def __init__(self, task: HsemotionFaceTask, *, epoch: int, seed: int) -> None:
-        self.task, self.epoch, self.seed = task, epoch, seed
-        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        self.order = torch.randperm(len(task.images), generator=generator)
-        self.batch_size = min(task.config.batch_size, len(task.images))
-        self.size = 64 if task.options.debug else task.options.size_at(epoch / task.config.epochs)
+        super().__init__(len(task.images), batch_size=task.config.batch_size, epoch=epoch, seed=seed)
+        self.task = task
+        done = epoch / task.config.epochs
+        self.size = task.model_config.size if task.options.debug else task.options.size_at(done)
 
-    def __len__(self) -> int:
-        return len(self.order) // self.batch_size
-
-    def __iter__(self) -> Iterator[Pictures]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> Pictures:
+    def batch(self, rows: Tensor, *, number: int) -> Pictures:
         task, options = self.task, self.task.options
-        generator = torch.Generator().manual_seed((self.seed * 100_003 + self.epoch) * 10_007 + index + 1)
-        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        generator = torch.Generator().manual_seed(number)
         pictures = distort(task.images[rows], size=self.size, generator=generator).clamp(0.0, 1.0)
         if options.cutout:
             pictures = cut_out(pictures, generator=generator, probability=options.cutout, fill=0.5)
         targets, affect = task.targets[rows], task.affect[rows]
         if torch.rand((), generator=generator) < options.mixup:
             pictures, targets, affect = mix(pictures, targets, affect, generator=generator)
-        inputs = imagenet_normalise(pictures.expand(-1, 3, -1, -1))
+        pictures = pictures.expand(-1, 3, -1, -1)
+        inputs = imagenet_normalise(pictures) if task.model_config.colour == "imagenet" else 2.0 * pictures - 1.0
         return Pictures(inputs.contiguous(memory_format=torch.channels_last), targets, affect)
 
 
