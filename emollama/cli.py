@@ -52,6 +52,7 @@ _SUMMARIES = {
     "bench-engine": "Measure decoding beside transformers' generate (also: bench engine).",
     "bench-serve": "Measure a service under load (also: bench serve).",
     "bench-faces": "Measure faces per second beside a plain loop (also: bench faces).",
+    "bench-live": "Measure how soon and how often a camera is read (also: bench live).",
     "bench-long": "Measure long clips: seconds and memory (also: bench long).",
 }
 _OK, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
