@@ -70,7 +70,10 @@ class FrameScores:
 
 def write(folder: Path, readings: FrameScores) -> Path:
     """Write a video's file, under a temporary name first."""
-    arrays = {"frames": readings.frames.astype(np.int64), "scores": readings.scores.astype(np.float32)}
+    arrays: dict[str, np.ndarray] = {
+        "frames": readings.frames.astype(np.int64),
+        "scores": readings.scores.astype(np.float32),
+    }
     if readings.embeddings is not None:
         arrays["embeddings"] = readings.embeddings.astype(np.float32)
     return write_arrays(folder, readings.video, arrays)

@@ -54,7 +54,7 @@ def find(sounds: Mapping[str, SoundFeatures], name: str) -> SoundFeatures | None
 
 def write(folder: Path, sound: SoundFeatures) -> Path:
     """Write a video's file, under a temporary name first."""
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "times": sound.times.astype(np.float64),
         "features": sound.features.astype(np.float32),
         "fps": np.array([sound.fps], np.float64),
