@@ -121,6 +121,7 @@ def erase(
     for path in (
         *(data.file(each) for each in removed.file_ids),
         *(data.analysis(each) for each in removed.analysis_ids),
+        *(data.windows(each) for each in removed.analysis_ids),
         *(data.job(each) for each in removed.job_ids),
     ):
         num_bytes += _size(path)

@@ -6,12 +6,14 @@
     incoming/             uploads on their way
     jobs/ftjob-ID/        one run directory a job; `data/` in it is the unpacked bundle
     analyses/analysis-ID  a clip that waits to be analysed, or is being analysed
+    analyses/analysis-ID.windows/  of a long one, what is kept of the windows that were read
 
 Paths in the database are relative to the folder, so that it may be moved.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import dataclass
@@ -74,6 +76,14 @@ class DataFolder:
     def analysis(self, analysis_id: str) -> Path:
         return self.analyses / analysis_id
 
+    def windows(self, analysis_id: str) -> Path:
+        return self.analyses / f"{analysis_id}.windows"
+
+    def remove_analysis(self, analysis_id: str) -> None:
+        """Remove a clip that was to be analysed, and what was kept of it on the way; that it is gone is no error."""
+        self.analysis(analysis_id).unlink(missing_ok=True)
+        self.remove_tree(self.windows(analysis_id))
+
     def file(self, file_id: str) -> Path:
         return self.files / file_id
 
@@ -93,5 +103,7 @@ class DataFolder:
         while folder.exists():
             try:
                 shutil.rmtree(folder)
-            except FileNotFoundError:  # somebody else, such as the end of a job, removes the same; the rest is left
-                continue
+            except OSError as exc:
+                # Somebody else, such as the end of a job, removes the same, or writes there for the last time.
+                if exc.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                    raise

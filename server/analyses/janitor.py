@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from server.layout import DataFolder
-from server.records import analyses, deliveries, idempotency
+from server.records import analyses, audit, deliveries, idempotency
 from server.store import Store
 
 logger = logging.getLogger("server.analyses")
@@ -24,8 +24,10 @@ DELIVERIES_SECONDS = 30 * 86_400.0
 class Janitor:
     """Cleans one data folder; several processes may do so at the same time."""
 
-    def __init__(self, store: Store, data: DataFolder, *, clock: Callable[[], float] = time.time) -> None:
-        self._store, self._data, self._clock = store, data, clock
+    def __init__(
+        self, store: Store, data: DataFolder, *, audits: bool = True, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store, self._data, self._audits, self._clock = store, data, audits, clock
         self._is_scrubbed = True
 
     def clean(self) -> None:
@@ -42,13 +44,18 @@ class Janitor:
         num_gone = 0
         while ids := analyses.expired(self._store, now=now):
             with self._store.write() as connection:
+                events = analyses.expiries_within(connection, ids) if self._audits else []
                 num_gone += analyses.remove_within(connection, list(ids))
+                audit.append_within(connection, self._store.database_id, events)
         if num_gone:
             logger.info("expired analyses were removed", extra={"fields": {"number": num_gone}})
         return num_gone
 
     def _remove_clips(self, now: float) -> None:
-        """Remove clips of analyses that have ended or are gone, while a process was killed before it could."""
+        """Remove clips of analyses that have ended or are gone, while a process was killed before it could.
+
+        And what was kept of their windows.
+        """
         clips = list(self._data.analyses.iterdir())
         if not clips:
             return
@@ -58,7 +65,7 @@ class Janitor:
                 age = now - clip.stat().st_mtime
             except FileNotFoundError:
                 continue  # its analysis has just ended
-            found = status.get(clip.name)
+            found = status.get(clip.name.removesuffix(".windows"))
             if found in analyses.ENDED or (found is None and age > ORPHAN_AFTER_SECONDS):
-                clip.unlink(missing_ok=True)
+                self._data.remove_tree(clip) if clip.is_dir() else clip.unlink(missing_ok=True)
                 logger.warning("removed a clip that a killed process left", extra={"fields": {"name": clip.name}})

@@ -1,7 +1,8 @@
 """A clip of the queue that is over the length of an ordinary one: read window by window, and judged as a whole.
 
 The windows come from the decoder one at a time, so what is held is one window and what was made of the others
-(`emollama.long_clip`). Progress is that of the windows; what is not written down of it is lost and nothing else.
+(`emollama.long_clip`). Progress is that of the windows; what is not written down of it is lost and nothing else. What
+was made of each window is written down, too, so that a clip whose process was killed is gone on with, not begun anew.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def analyze_windows(
     decoder: Decoding,
     path: Path,
     *,
+    kept_in: Path,
     name: str,
     options: Mapping[str, Any],
     limits: MediaLimits,
@@ -67,13 +69,37 @@ def analyze_windows(
 ) -> LongAnalysis:
     """Analyse a long clip with the options of a request; ``advance`` hears the stage and the progress in [0, 1].
 
-    Raises what `emollama.long_clip.analyze_long` raises.
+    Every window that was read is written to the folder ``kept_in``, and of those that are there already none is read
+    again. Raises what `emollama.long_clip.analyze_long` raises.
     """
-    from emollama.long_clip import analyze_long
+    from emollama.long_clip import KeptWindow, analyze_long
+    from emollama.long_clip.durable import KeptFolder
     from emollama.media_windows import LONG_FPS, WINDOW_SECONDS
 
     labels = options.get("labels")
-    advance("windows", 0.0)
+    asked = {
+        "transcript": options.get("transcript"),
+        "labels": None if labels is None else tuple(labels),
+        "language": options.get("language"),
+        "timeline": options.get("timeline", True),
+    }
+    kept = KeptFolder(kept_in, about={**asked, "model": options.get("model"), "fps": LONG_FPS, "name": name})
+    kept_in.mkdir(mode=0o700, exist_ok=True)
+    done = kept.load()
+    # After the folder was made: that the analysis was deleted before is told here, and who deletes it later finds the
+    # folder.
+    advance("windows", _WHOLE_BEGINS_AT * done[-1].share if done else 0.0)
+    if done:
+        fields = {"analysis": path.name, "windows": len(done)}
+        logger.info("a long analysis goes on behind the windows that were read", extra={"fields": fields})
+
+    def keep(window: KeptWindow) -> None:
+        try:
+            kept.add(window)
+        except OSError as exc:  # a full disk costs what a restart would save, and not the analysis
+            fields = {"analysis": path.name, "window": window.analysis.index}
+            logger.warning("a window was not written", extra={"fields": fields}, exc_info=exc)
+
     decoded = decoder.windows(
         path, name=name, seconds=WINDOW_SECONDS, fps=LONG_FPS, limits=limits, cancelled=cancelled
     )  # fmt: skip
@@ -83,12 +109,11 @@ def analyze_windows(
             windows,
             name=name,
             window_seconds=WINDOW_SECONDS,
-            transcript=options.get("transcript"),
-            labels=None if labels is None else tuple(labels),
-            language=options.get("language"),
-            timeline=options.get("timeline", True),
+            **asked,
             progress=lambda share: advance("windows", share) if share < 1.0 else None,
             cancelled=cancelled,
+            done=done,
+            keep=keep,
         )
 
 

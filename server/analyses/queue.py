@@ -14,8 +14,9 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 
 from server.leases import Hold, LeasedTable
-from server.records import analyses, deliveries
+from server.records import analyses, audit, deliveries
 from server.records.analyses import AnalysisRecord
+from server.records.audit import Event
 from server.store import Store
 from server.store import analyses as table
 from server.webhooks import delivery_of
@@ -40,13 +41,17 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How an analysis ended; ``tells_operator`` makes a webhook to the operator's address of it."""
+    """How an analysis ended; ``tells_operator`` makes a webhook to the operator's address of it.
+
+    ``audited_model`` makes a row of the audit log of it, which names that model.
+    """
 
     status: str
     at: float
     result: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
     tells_operator: bool = False
+    audited_model: str | None = None
 
 
 def claim(store: Store, *, owner: str, seconds: float, now: float) -> Lease | None:
@@ -99,6 +104,16 @@ def end(store: Store, lease: Lease, ending: Ending) -> None:
     with store.write() as connection:
         _LEASES.set_within(connection, lease.hold, lease_owner=None, lease_until=0.0)
         end_within(connection, lease.record, ending)
+        if ending.audited_model is not None:
+            audit.append_within(connection, store.database_id, [_event(lease.record, ending)])
+
+
+def _event(record: AnalysisRecord, ending: Ending) -> Event:
+    return Event(
+        action=f"analysis.{ending.status}", owner=record.owner, model=ending.audited_model, purpose=record.purpose,
+        consent_reference=record.consent_reference, subject_id=record.id,
+        code=None if ending.error is None else str(ending.error["code"]),
+    )  # fmt: skip
 
 
 def end_within(connection: Connection, record: AnalysisRecord, ending: Ending) -> None:

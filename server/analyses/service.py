@@ -52,7 +52,7 @@ class AnalysisService:
     ) -> None:
         self._settings, self._store, self._data, self._clock = settings, store, data, clock
         self._runner: LeaseRunner[Worker] | None = None
-        self.janitor = Janitor(store, data, clock=clock)
+        self.janitor = Janitor(store, data, audits=settings.audit, clock=clock)
         if settings.analysis_workers:
             around = Around(
                 store=store,
@@ -66,6 +66,7 @@ class AnalysisService:
                 lease_seconds=settings.job_lease_seconds,
                 timeout_seconds=settings.analysis_timeout_seconds,
                 tells_operator=settings.webhook_url is not None,
+                audits=settings.audit,
                 clock=clock,
             )
             self._runner = analysis_runner(
@@ -140,7 +141,7 @@ class AnalysisService:
             self._store, analysis_id, now=self._clock(), tells_operator=self._settings.webhook_url is not None
         )
         if record is not None and record.has_ended:
-            self._data.analysis(analysis_id).unlink(missing_ok=True)
+            self._data.remove_analysis(analysis_id)
         self.wake()
         return record
 
@@ -148,7 +149,7 @@ class AnalysisService:
         """Forget one with its clip and result, also while it is worked on; blocks."""
         with self._store.write() as connection:
             num_gone = analyses.remove_within(connection, [analysis_id])
-        self._data.analysis(analysis_id).unlink(missing_ok=True)
+        self._data.remove_analysis(analysis_id)
         self.wake()
         self._store.scrub()
         return num_gone > 0

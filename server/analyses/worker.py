@@ -34,6 +34,7 @@ from server.leases import LeaseLostError
 from server.media_worker import Decoding
 from server.metrics import Metrics
 from server.models import ModelHost
+from server.records import analyses
 from server.schemas.analyze import MAX_TRANSCRIPT_CHARS
 from server.store import Store
 
@@ -67,6 +68,7 @@ class Around:
     lease_seconds: float
     timeout_seconds: float
     tells_operator: bool
+    audits: bool = True
     clock: Callable[[], float] = time.time
 
 
@@ -103,6 +105,7 @@ class Worker:
             self._run()
         except LeaseLostError:
             logger.info("an analysis was deleted or taken over", extra={"fields": {"analysis": self.id}})
+            self._tidy()
         except Exception as exc:  # the thread's edge: one clip's fault must not end the runner
             logger.error("an analysis's worker failed", extra={"fields": {"analysis": self.id}}, exc_info=exc)
             with contextlib.suppress(LeaseLostError, SQLAlchemyError, OSError):
@@ -200,8 +203,9 @@ class Worker:
     def _analyze_long(self, analyzer: Analyzing) -> dict[str, Any]:
         around, record = self._around, self._record
         answer = analyze_windows(
-            analyzer, around.decoder, around.data.analysis(record.id), name=record.filename, options=record.options,
-            limits=around.long_limits, advance=self._advance, cancelled=self._must_end,
+            analyzer, around.decoder, around.data.analysis(record.id), kept_in=around.data.windows(record.id),
+            name=record.filename, options=record.options, limits=around.long_limits, advance=self._advance,
+            cancelled=self._must_end,
         )  # fmt: skip
         around.metrics.observe_stages(answer.whole.timings_ms)
         return answer.to_json_dict()
@@ -230,6 +234,12 @@ class Worker:
     def _reach(self, stage: str) -> None:
         queue.advance(self._around.store, self.lease, stage=stage, progress=_BEGINS_AT[stage])
 
+    def _tidy(self) -> None:
+        """Remove what was written for an analysis while it was being deleted; another process's is left to it."""
+        with contextlib.suppress(SQLAlchemyError, OSError):  # the janitor finds it, too
+            if not analyses.exists(self._around.store, self.id):
+                self._around.data.remove_analysis(self.id)
+
     def _must_end(self) -> bool:
         return (
             self._is_cancelled.is_set()
@@ -248,12 +258,14 @@ class Worker:
         self, status: str, *, result: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None
     ) -> None:
         around = self._around
+        model = self._record.options.get("model") or around.models.default
         ending = Ending(
-            status=status, at=around.clock(), result=result, error=error, tells_operator=around.tells_operator
-        )
+            status=status, at=around.clock(), result=result, error=error, tells_operator=around.tells_operator,
+            audited_model=model if around.audits else None,
+        )  # fmt: skip
         queue.end(around.store, self.lease, ending)
         # Whoever is killed in between leaves the clip to the janitor.
-        around.data.analysis(self.id).unlink(missing_ok=True)
+        around.data.remove_analysis(self.id)
         fields = {"analysis": self.id, "status": status, "error_code": None if error is None else error["code"]}
         logger.info("an analysis has ended", extra={"fields": fields})
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, Select, delete, func, insert, select
 
+from server.records.audit import Event
 from server.records.pages import Page, all_of, read_page
 from server.store import Store
 from server.store import analyses as table
@@ -25,7 +26,8 @@ class AnalysisRecord:
     """One clip that is to be analysed, or was; the clip lies in the data folder under its id until it has ended.
 
     ``options`` are those of `/analyze`; ``result`` is the analysis as JSON, ``error`` an error's body, ``progress``
-    goes from 0 to 1. The webhook is for this one alone. Times are Unix seconds; ``expires_at`` is known when it ends.
+    goes from 0 to 1. The webhook is for this one alone. ``purpose`` is why it was asked for, ``consent_reference``
+    where the consent to it is kept. Times are Unix seconds; ``expires_at`` is known when it ends.
     """
 
     id: str
@@ -48,6 +50,8 @@ class AnalysisRecord:
     result: str | None = None
     error: Mapping[str, Any] | None = None
     num_starts: int = 0
+    purpose: str | None = None
+    consent_reference: str | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -109,11 +113,29 @@ def remove_within(connection: Connection, ids: list[str]) -> int:
     return connection.execute(delete(table).where(table.c.id.in_(ids))).rowcount
 
 
+def expiries_within(connection: Connection, ids: Sequence[str]) -> list[Event]:
+    """Return what the audit log is to have of analyses that are removed because their time is over."""
+    columns = (table.c.id, table.c.owner, table.c.purpose, table.c.consent_reference)
+    return [
+        Event(
+            action="analysis.expired", owner=row.owner, purpose=row.purpose, consent_reference=row.consent_reference,
+            subject_id=row.id,
+        )
+        for row in connection.execute(select(*columns).where(table.c.id.in_(ids)).order_by(table.c.seq))
+    ]  # fmt: skip
+
+
 def expired(store: Store, *, now: float, limit: int = 500) -> tuple[str, ...]:
     """Return ids whose time is over."""
     with store.read() as connection:
         found = select(table.c.id).where(table.c.expires_at <= now).limit(limit)
         return tuple(connection.execute(found).scalars())
+
+
+def exists(store: Store, analysis_id: str) -> bool:
+    """Tell whether there is such an analysis, whatever its time."""
+    with store.read() as connection:
+        return connection.execute(select(table.c.id).where(table.c.id == analysis_id)).first() is not None
 
 
 def known(store: Store) -> Mapping[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
+import itertools
 import json
 import os
 import subprocess
@@ -18,9 +20,13 @@ import httpx
 import pytest
 
 import emollama
+from emollama.errors import CancelledError
 from emollama.long_clip import LongAnalysis, analyze_long
 from emollama.long_clip import analysis as nouns
+from emollama.long_clip.durable import KeptFolder
+from emollama.media_windows import ClipWindow
 from server.app import create_app
+from server.erasure import erase
 from server.media_worker import IS_SUPPORTED, InProcess, MediaPool
 from server.records import analyses
 from server.schemas import long_clip as wire
@@ -260,7 +266,64 @@ async def test_a_long_clip_that_nobody_wants_on_is_let_go_of_between_two_looks(
         while pool._own:
             assert time.monotonic() < end, "its process still decodes"
             await asyncio.sleep(0.01)
-        assert len(list(door.app.state.data.analyses.iterdir())) == (1 if way == "stop" else 0)
+        left = {path.name for path in door.app.state.data.analyses.iterdir()}
+        assert left == ({analysis_id, f"{analysis_id}.windows"} if way == "stop" else set())
+
+
+class Stalling(InProcess):
+    """Gives two windows, and then nothing until it is told to stop."""
+
+    def windows(self, path: Path, *, cancelled: Any = None, **options: Any) -> Iterator[ClipWindow]:
+        yield from itertools.islice(super().windows(path, cancelled=cancelled, **options), 2)
+        while not cancelled():
+            time.sleep(0.01)
+        raise CancelledError("stopped")
+
+
+async def test_a_long_clip_whose_service_was_stopped_is_gone_on_with(nano: Any, minute: Path, opened: Any) -> None:
+    async with opened(nano, decoder=Stalling(), max_seconds=20) as door:
+        analysis_id = await door.send(minute, transcript=SUBTITLES)
+        begun = await door.until(analysis_id, lambda found: found["progress"] > 0.8)
+    async with opened(nano, decoder=Stalling(), max_seconds=20) as door:
+        again = await door.until(analysis_id, lambda found: found["stage"] == "windows")
+        assert again["progress"] == pytest.approx(begun["progress"])
+    async with opened(nano, max_seconds=20) as door:
+        found = await door.until(analysis_id, lambda found: found["status"] in analyses.ENDED)
+        here = json.loads(json.dumps(analyze_long(nano, minute, transcript=SUBTITLES).to_json_dict()))
+        for name in set(here) - {"id", "created", "timings_ms"}:
+            assert found["result"][name] == here[name], name
+        assert list(door.app.state.data.analyses.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", ["delete", "cancel", "erase"])
+async def test_what_was_kept_of_a_clip_goes_with_it(nano: Any, minute: Path, opened: Any, way: str) -> None:
+    async with opened(nano, decoder=Stalling(), max_seconds=20) as door:
+        analysis_id = await door.send(minute)
+        await door.until(analysis_id, lambda found: found["progress"] > 0.8)
+        await asyncio.to_thread(door.app.state.analyses.stop)  # so that nobody is there to clear up behind himself
+        folder, data = door.app.state.data.windows(analysis_id), door.app.state.data
+        assert len(list(folder.iterdir())) == 2
+        if way == "delete":
+            assert (await door.client.delete(f"{URL}/{analysis_id}")).status_code == 200
+        elif way == "cancel":
+            assert (await door.client.post(f"{URL}/{analysis_id}/cancel")).json()["status"] == "cancelled"
+        else:
+            record = analyses.find(door.app.state.store, analysis_id, now=time.time())
+            assert record is not None
+            erased = await asyncio.to_thread(erase, door.app.state.store, data, record.owner, with_keys=False)
+            assert erased.num_bytes > minute.stat().st_size
+        assert list(data.analyses.iterdir()) == []
+
+
+async def test_a_disk_that_is_full_costs_what_was_read_and_not_the_analysis(
+    nano: Any, minute: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any, window: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(KeptFolder, "add", fail)
+    async with opened(nano, max_seconds=20) as door:
+        assert len((await door.result(minute))["windows"]) == 3
 
 
 # ---- a server that is killed ----------------------------------------------------------------------------------------
@@ -294,17 +357,28 @@ def serve(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Callable[[],
 
 @pytest.mark.slow
 @pytest.mark.in_process(reason="a process is started that has its models in itself")
-def test_a_long_clip_survives_a_kill(serve: Any, quarter: Path, wait_until: Callable[..., None]) -> None:
+def test_a_long_clip_survives_a_kill_and_what_was_read_of_it_too(
+    serve: Any, nano: Any, quarter: Path, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
     first, url = serve()
     with quarter.open("rb") as file:
         analysis_id = httpx.post(url, files={"file": ("long.mp4", file)}, timeout=60).json()["id"]
-    wait_until(lambda: httpx.get(f"{url}/{analysis_id}", timeout=30).json()["progress"] > 0, seconds=60)
+    wait_until(lambda: httpx.get(f"{url}/{analysis_id}", timeout=30).json()["progress"] > 0.1, seconds=60)
     first.kill()
     first.wait(60)
+    folder = tmp_path / "data" / "analyses" / f"{analysis_id}.windows"
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+    assert 3 <= len(kept) < 30
     _, url = serve()
+    wait_until(lambda: httpx.get(f"{url}/{analysis_id}", timeout=30).json()["stage"] is not None, seconds=60)
+    assert httpx.get(f"{url}/{analysis_id}", timeout=30).json()["progress"] > 0.1
     wait_until(lambda: httpx.get(f"{url}/{analysis_id}", timeout=30).json()["status"] == "succeeded", seconds=120)
     result = httpx.get(f"{url}/{analysis_id}", timeout=30).json()["result"]
     assert (result["kind"], len(result["windows"]), round(result["windows"][-1]["end"])) == ("long_clip", 30, 900)
+    here = json.loads(json.dumps(analyze_long(nano, quarter, name="long.mp4").to_json_dict()))
+    for name in set(here) - {"id", "created", "timings_ms"}:
+        assert result[name] == here[name], name
+    assert list(folder.parent.iterdir()) == []
 
 
 # ---- the wire -------------------------------------------------------------------------------------------------------

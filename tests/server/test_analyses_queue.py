@@ -215,15 +215,19 @@ def test_the_janitor_takes_clips_that_nobody_will_read(store: Store, data: DataF
     clock = [1e9]
     for name in (waiting, ended, "analysis-orphan"):
         data.analysis(name).write_bytes(b"abc")
-        os.utime(data.analysis(name), (1e9, 1e9))
+        data.windows(name).mkdir()
+        (data.windows(name) / "000000.safetensors").write_bytes(b"abc")
+        for path in (data.analysis(name), data.windows(name)):
+            os.utime(path, (1e9, 1e9))
     janitor = Janitor(store, data, clock=lambda: clock[0])
     with store.write() as connection:  # what was ended long ago is not what this is about
         connection.exec_driver_sql("UPDATE analyses SET expires_at = NULL")
     janitor.clean()
-    assert {path.name for path in data.analyses.iterdir()} == {waiting, "analysis-orphan"}
+    kept = {waiting, f"{waiting}.windows"}
+    assert {path.name for path in data.analyses.iterdir()} == {*kept, "analysis-orphan", "analysis-orphan.windows"}
     clock[0] += ORPHAN_AFTER_SECONDS + 1
     janitor.clean()
-    assert {path.name for path in data.analyses.iterdir()} == {waiting}
+    assert {path.name for path in data.analyses.iterdir()} == kept
 
 
 def test_old_deliveries_are_forgotten_when_nothing_is_to_be_sent(store: Store, data: DataFolder) -> None:
