@@ -44,6 +44,7 @@ from server.metrics import Live, Metrics
 from server.middleware import EdgeMiddleware
 from server.models import AnalyzerLoader, Load, ModelHost, ModelSpec
 from server.records.jobs import count_by_status
+from server.reports.desk import ReportDesk
 from server.routes import ROUTERS, docs
 from server.schemas.analyses import DONE_EXAMPLE, QUEUED_EXAMPLE, analysis_schemas
 from server.schemas.analysis import EXAMPLE
@@ -221,6 +222,7 @@ def create_app(
             looking=None if decoder is not None else open_live_eyes(settings, app.state.metrics),
             stopping=app.state.stopping,
         )
+        app.state.reports = ReportDesk.of(settings, ended=app.state.metrics.observe_worker_end)
         app.state.fetcher = Fetcher(settings.fetch_policy())
         app.state.store, app.state.data, app.state.jobs = store, data, jobs
         bundle_limits = dataclasses.replace(
@@ -267,6 +269,7 @@ def create_app(
             await asyncio.gather(loading, return_exceptions=True)
             app.state.stopping.set()
             await gate.close()
+            await app.state.reports.gate.close()
             await asyncio.to_thread(analyses.stop)
             await asyncio.to_thread(jobs.stop)
             await asyncio.to_thread(deliverer.stop)

@@ -55,6 +55,7 @@ _ROUTES: tuple[tuple[str | None, str, str], ...] = (
     (None, "/analyze", "analyze"),
     (None, "/v1/analyses", "analyze"),
     (None, "/v1/live", "analyze"),
+    (None, "/v1/reports", "analyze"),
     (None, "/v1/chat", "chat"),
     (None, "/v1/files", "files"),
     (None, "/v1/fine_tuning", "jobs"),

@@ -22,6 +22,7 @@ from server.layout import DataFolder
 from server.media_worker import Decoding
 from server.metrics import Metrics
 from server.models import ModelHost
+from server.reports.desk import ReportDesk
 from server.settings import Settings
 from server.store import Store
 
@@ -125,6 +126,10 @@ def _intake(request: Request) -> Intake:
     return cast(Intake, request.app.state.intake)
 
 
+def _report_desk(request: Request) -> ReportDesk:
+    return cast(ReportDesk, request.app.state.reports)
+
+
 def _idempotency(request: Request) -> Idempotency:
     return cast(Idempotency, request.app.state.idempotency)
 
@@ -147,6 +152,7 @@ StoreDep = Annotated[Store, Depends(_store)]
 DataDep = Annotated[DataFolder, Depends(_data)]
 JobsDep = Annotated[JobService, Depends(_jobs)]
 AnalysesDep = Annotated[AnalysisService, Depends(_analyses)]
+ReportDeskDep = Annotated[ReportDesk, Depends(_report_desk)]
 IntakeDep = Annotated[Intake, Depends(_intake)]
 IdempotencyDep = Annotated[Idempotency, Depends(_idempotency)]
 MemoryDep = Annotated[Memory, Depends(_memory)]

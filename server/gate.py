@@ -51,9 +51,13 @@ class Outcome(Generic[T]):
 
 
 class Gate:
-    """Runs blocking work in ``concurrency`` threads with at most ``queue_size`` pieces waiting."""
+    """Runs blocking work in ``concurrency`` threads with at most ``queue_size`` pieces waiting.
 
-    def __init__(self, *, concurrency: int, queue_size: int) -> None:
+    ``doing`` is what a client is told of the work that takes the places.
+    """
+
+    def __init__(self, *, concurrency: int, queue_size: int, doing: str = "clips are being analysed") -> None:
+        self._doing = doing
         self._concurrency = concurrency
         self._places = concurrency + queue_size
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="analyze")
@@ -83,7 +87,7 @@ class Gate:
             running, waiting = self.num_running, self.num_waiting
             seconds = self.retry_after_seconds()
             raise BusyError(
-                f"{running} clips are being analysed and {waiting} wait; try again in {seconds:.0f} s",
+                f"{running} {self._doing} and {waiting} wait; try again in {seconds:.0f} s",
                 retry_after_seconds=seconds,
             )
 

@@ -128,6 +128,12 @@ class Settings(BaseSettings):
     )
     shutdown_seconds: int = Field(20, ge=0, description="Time that running requests get when the process is stopped.")
 
+    report_workers: int = Field(1, ge=1, description="Videos and summaries of /v1/reports written at the same time.")
+    report_queue_size: int = Field(4, ge=0, description="Of those, how many may wait; more are told to come back.")
+    report_seconds: float = Field(
+        600.0, gt=0, description="Longest time from accepted upload to a written video or summary, waiting included."
+    )
+
     temp_dir: Path | None = Field(
         None, description="Where uploads lie while they are analysed; system default if unset."
     )
@@ -364,6 +370,12 @@ class Settings(BaseSettings):
             picture_bytes=self.live_picture_kb * 1024,
             picture_pixels=self.live_picture_pixels,
             messages_per_second=self.live_messages_per_second,
+        )
+
+    def report_limits(self) -> WorkerLimits:
+        """Return what writing one video may cost under these settings."""
+        return dataclasses.replace(
+            self.worker_limits(), seconds=self.report_seconds, cpu_seconds=4 * math.ceil(self.report_seconds)
         )
 
     def fetch_policy(self) -> FetchPolicy:

@@ -18,6 +18,8 @@ from server.routes import (
     models,
     owners,
     page,
+    report_summaries,
+    report_videos,
     reports,
 )
 
@@ -26,6 +28,8 @@ ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
         "analyze": analyze.router,
         "analyses": analyses.router,
         "reports": reports.router,
+        "report_videos": report_videos.router,
+        "report_summaries": report_summaries.router,
         "live": live.router,
         "chat": chat.router,
         "models": models.router,
