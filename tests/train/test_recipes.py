@@ -79,6 +79,11 @@ def test_the_efficientnet_recipe_learns_from_votes_and_teacher_and_exports_its_o
     assert encoder.config.labels[0] == "anger"
     assert encoder.config.size == 64
     assert np.isfinite(encoder.embed(np.zeros((2, 60, 60, 3), np.uint8)).log_probabilities).all()
+    further = override(
+        load_recipe("hsemotion_face"), [f"task.start={tmp_path}/run/export", f"task.data={tmp_path}/data"]
+    )
+    begun = further.task.build(further).build_model().state_dict()
+    assert all(torch.equal(begun[name], tensor) for name, tensor in encoder.model.state_dict().items())
 
 
 def test_another_backbone_learns_from_the_same_pictures_in_its_own_colours(tmp_path):

@@ -24,6 +24,7 @@ from emollama.encoders.face import FACE_MODELS, FaceEncoder, FaceModel, imagenet
 from emollama.encoders.face_models import FIXED_SIZES
 from emollama.errors import InputError
 from emollama.labels import NANO_LABELS
+from train.affectnet.start import find_start, load_start
 from train.config import TrainConfig, default_data_dir
 from train.recipes.nano_face import Pictures, batch_concordance, cut_out, distort, figures_of, mix
 from train.recipes.shuffled import Shuffled
@@ -35,14 +36,16 @@ _TEACHER = Path(__file__).parents[2] / "emollama/assets/nano/face.safetensors"
 class HsemotionFaceOptions:
     """``sizes`` pixels are taken one after another, each for its share of the epochs; the last is the model's own.
 
-    ``teacher`` is a face model's file, or empty for none; ``teacher_share`` is its part of the target. ``mixup`` and
-    ``cutout`` are probabilities. ``debug`` trains two small batches, for tests.
+    ``teacher`` is a face model's file, or empty for none; ``teacher_share`` is its part of the target. ``start`` is a
+    face model's file, or a folder with one, to begin with instead of random weights. ``mixup`` and ``cutout`` are
+    probabilities. ``debug`` trains two small batches, for tests.
     """
 
     data: str = ""
     model: str = "enet_b0_8_va_mtl"
     sizes: tuple[int, ...] = (64, 96, 112)
     shares: tuple[float, ...] = (0.45, 0.35, 0.2)
+    start: str = ""
     dropout: float = 0.2
     teacher: str = str(_TEACHER)
     teacher_share: float = 0.5
@@ -111,7 +114,10 @@ class HsemotionFaceTask:
             )
 
     def build_model(self) -> nn.Module:
-        return FaceModel(self.model_config).to(memory_format=torch.channels_last)
+        model = FaceModel(self.model_config)
+        if self.options.start:
+            load_start(model, find_start(Path(self.options.start), model=self.options.model))
+        return model.to(memory_format=torch.channels_last)
 
     def batches(self, *, epoch: int, seed: int) -> _Epoch:
         return _Epoch(self, epoch=epoch, seed=seed)
