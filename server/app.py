@@ -54,10 +54,16 @@ from server.schemas.stages import stage_schemas
 from server.scratch import Scratch
 from server.settings import Settings
 from server.store import Store
+from server.trust.auditing import AuditMiddleware
+from server.trust.declared import CONSENT_HEADER
+from server.trust.gate import PurposeMiddleware
+from server.trust.journal import Journal
+from server.trust.purposes import HEADER
 from server.webhooks import Deliverer
 
 logger = logging.getLogger("server.app")
 
+_TAKEN_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id", HEADER, CONSENT_HEADER)
 _PICTURES_PER_PROCESS = 100_000  # about three hours of a camera
 
 _DESCRIPTION = """Reads the emotion that a person in a clip appears to show from face, voice and words, and says what
@@ -256,6 +262,10 @@ def create_app(
         app.state.memory = Memory(
             forget_clips=app.state.chat.cache.forget, forget_adapter=models.forget, forget_uploads=forget_uploads
         )
+        journal = Journal(store) if settings.audit else None
+        app.state.journal = journal
+        if journal is not None:
+            await asyncio.to_thread(journal.start)
         jobs.start()
         analyses.start()
         deliverer.start()
@@ -278,6 +288,8 @@ def create_app(
             await asyncio.to_thread(app.state.live.close)
             scratch.close()
             incoming.close()
+            if journal is not None:
+                await asyncio.to_thread(journal.stop)
             store.close()
 
     app = _Service(
@@ -296,14 +308,16 @@ def create_app(
         app.include_router(router)
     if settings.docs:
         app.include_router(docs.router)
+    app.add_middleware(PurposeMiddleware)
     app.add_middleware(AuthMiddleware)
+    app.add_middleware(AuditMiddleware)
     app.add_middleware(EdgeMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id"],
+            allow_headers=[*_TAKEN_HEADERS],
             expose_headers=["X-Request-Id", "Retry-After", "Location", "Idempotent-Replayed"],
         )
     return app

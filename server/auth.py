@@ -30,10 +30,11 @@ from server.records import keys
 from server.records.ids import random_text
 from server.records.keys import KeyRecord
 from server.store import Store
+from server.trust.purposes import require_allowed, require_reason
 
 LOCAL = "local"  # the owner of what is made without a key
 ADMIN = "admin"
-OPEN_PATHS = frozenset({"/health", "/"})
+OPEN_PATHS = frozenset({"/health", "/", "/v1/notice"})
 OPEN_FOLDER = "/web/"  # the page's files, which hold no data
 
 # Scope -> what a key with it is for.
@@ -64,6 +65,8 @@ _ROUTES: tuple[tuple[str | None, str, str], ...] = (
     (None, "/v1/load_lora_adapter", ADMIN),
     (None, "/v1/unload_lora_adapter", ADMIN),
     (None, "/v1/owners", "erase"),
+    (None, "/v1/audit", ADMIN),
+    (None, "/v1/purposes", _ANY),
     (None, "/metrics", "metrics"),
     (None, "/ready", _ANY),
     (None, "/docs", _ANY),
@@ -83,6 +86,7 @@ class Principal:
     scopes: frozenset[str]
     key_id: str | None = None
     per_minute: int | None = None
+    purpose: str | None = None
 
     @property
     def sees(self) -> str | None:
@@ -109,6 +113,11 @@ def needed_scope(method: str, path: str) -> str:
     return ADMIN
 
 
+def known_prefix(path: str) -> str | None:
+    """Return the routes that a path belongs to, by their common beginning; None for a path that is none."""
+    return next((prefix for _, prefix, _ in _ROUTES if path == prefix or path.startswith(prefix + "/")), None)
+
+
 def new_key(
     *,
     owner: str,
@@ -116,6 +125,7 @@ def new_key(
     note: str = "",
     per_minute: int | None = None,
     expires_at: float | None = None,
+    purpose: str | None = None,
 ) -> tuple[str, KeyRecord]:
     """Make a key: its text, which is shown once and kept nowhere, and its record. Raises `InputError`."""
     chosen = tuple(dict.fromkeys(scopes))
@@ -130,10 +140,13 @@ def new_key(
         raise InputError(f"per_minute is {per_minute}; allowed: 1 to 1000000", field="per_minute")
     if len(note) > 200:
         raise InputError(f"note has {len(note)} characters; allowed: 200", field="note")
+    if purpose is not None:
+        purpose = require_allowed(purpose).name
+        require_reason((purpose,), note, field="note")
     key_id, secret = random_text(12), secrets.token_urlsafe(32)
     record = KeyRecord(
         id=key_id, owner=owner, digest=digest(key_id, secret), scopes=chosen, created_at=time.time(), note=note,
-        per_minute=per_minute, expires_at=expires_at,
+        per_minute=per_minute, expires_at=expires_at, purpose=purpose,
     )  # fmt: skip
     return f"emo_{key_id}_{secret}", record
 
@@ -167,6 +180,7 @@ class KeyRing:
             scopes=frozenset(record.scopes),
             key_id=record.id,
             per_minute=record.per_minute or self._per_minute,
+            purpose=record.purpose,
         )
 
 

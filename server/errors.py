@@ -124,6 +124,14 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
             400, _INVALID, "The service does not send webhooks to that address.",
             "webhook_url is http; allowed: https", "webhook_url",
         ),
+        "purpose_required": ErrorCode(
+            400, _INVALID, "The request does not say what it is for, and must.",
+            "say what the request is for by EmoLLaMA-Purpose", "EmoLLaMA-Purpose",
+        ),
+        "consent_required": ErrorCode(
+            400, _INVALID, "The clip comes without a reference to a consent, and must not.",
+            "this service reads only clips with a consent_reference", "consent_reference",
+        ),
         "missing_api_key": ErrorCode(
             401, _AUTHENTICATION, "The request has no API key.",
             "the request has no API key; send one as Authorization: Bearer",
@@ -138,6 +146,16 @@ CODES: Mapping[str, ErrorCode] = MappingProxyType(
         "origin_not_allowed": ErrorCode(
             403, _PERMISSION, "The WebSocket is opened by a page of another place than the service's own.",
             "origin is 'https://elsewhere.example'; allowed: this service's own", "Origin",
+        ),
+        "prohibited_purpose": ErrorCode(
+            403, _PERMISSION, "Emotions are not read for that purpose.",
+            "the request has the purpose 'social_scoring', which is prohibited by Regulation (EU) 2024/1689, "
+            "article 5(1)(c)",
+            "EmoLLaMA-Purpose",
+        ),
+        "purpose_not_declared": ErrorCode(
+            403, _PERMISSION, "The request, or its key, is for something else than what is declared above it.",
+            "EmoLLaMA-Purpose is 'media'; declared: research", "EmoLLaMA-Purpose",
         ),
         "adapter_not_allowed": ErrorCode(
             403, _PERMISSION, "Adapters are loaded from the service's adapter root alone, when it has one.",

@@ -146,6 +146,11 @@ class ModelHost:
                 seconds = round(time.perf_counter() - started_at, 3)
                 logger.info("model is ready", extra={"fields": {"model": spec.name, "seconds": seconds}})
 
+    @property
+    def default(self) -> str:
+        """The model that answers when a request names none."""
+        return self._default
+
     def require_ready(self) -> None:
         """Raise unless the default model answers."""
         self.get(None)

@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from server.fetch import FetchPolicy, is_domain
 from server.media_worker import WorkerLimits
 from server.signing import Endpoint, is_secret
+from server.trust.purposes import require_allowed, require_reason
 
 if TYPE_CHECKING:
     from emollama.media import MediaLimits
@@ -58,6 +59,23 @@ class Settings(BaseSettings):
     key_rate: int | None = Field(
         None, ge=1, description="Requests a minute of a key that was made without a rate; unlimited if unset."
     )
+
+    purpose: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="What emotions are read for here, comma-separated; a request must say which if there are several.",
+    )
+    purpose_reason: str = Field(
+        "",
+        max_length=200,
+        description="What an exception for medical or safety reasons at work or in education rests on.",
+    )
+    require_purpose: bool = Field(False, description="Refuse requests of which nobody declared what they are for.")
+    require_consent: bool = Field(False, description="Refuse clips without a reference to a consent.")
+    controller: str | None = Field(None, max_length=200, description="Who is responsible, as the notice names them.")
+    contact: str | None = Field(
+        None, max_length=300, description="How they are reached about rights, as the notice says it."
+    )
+    audit: bool = Field(True, description="Keep the audit log: who had what done, when and why; never what was in it.")
 
     model: str = Field(
         "nano", min_length=1, description="Model that answers when a request names none: a name, or a model's folder."
@@ -209,7 +227,12 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field("info", description="Lowest level that is logged.")
     log_format: Literal["json", "text"] = Field("json", description="One JSON object a line, or text for a terminal.")
 
-    @field_validator("cors_origins", "media_domains", mode="before")
+    @field_validator("purpose")
+    @classmethod
+    def _check_purpose(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(require_allowed(name).name for name in value))
+
+    @field_validator("cors_origins", "media_domains", "purpose", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -278,6 +301,11 @@ class Settings(BaseSettings):
         if value is not None and not is_secret(value.get_secret_value()):
             raise ValueError("webhook_secret must be whsec_ and 24 to 64 bytes in base64")
         return value
+
+    @model_validator(mode="after")
+    def _check_reason(self) -> Settings:
+        require_reason(self.purpose, self.purpose_reason, field="purpose_reason")
+        return self
 
     @model_validator(mode="after")
     def _check_webhook(self) -> Settings:

@@ -1,4 +1,4 @@
-"""The database of files, jobs, analyses and adapters: its tables, its version, and its two kinds of transaction.
+"""The database of files, jobs, analyses, adapters and the audit log: tables, version, and two kinds of transaction.
 
 SQLite in the data folder by default (write-ahead log, one writer at a time, the others wait), Postgres by URL; nothing
 here is special to either but what `_prepare` and `Store.write` say. `server.records` and the queues read and write
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     Boolean,
@@ -33,6 +34,7 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    inspect,
     select,
     text,
     update,
@@ -44,7 +46,7 @@ from emollama.errors import EmoLlamaError
 
 logger = logging.getLogger("server.store")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _BUSY_MS = 30_000
 _SETUP_LOCK = 0x656D6F  # any number that is ours, for Postgres' advisory lock
 
@@ -162,6 +164,7 @@ api_keys = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
     Column("revoked_at", Float),
+    Column("purpose", String(64)),
 )  # fmt: skip
 
 deliveries = Table(
@@ -204,6 +207,8 @@ analyses = Table(
     Column("progress", Float, nullable=False, server_default="0"),
     Column("result", Text),
     Column("error", JSON),
+    Column("purpose", String(64)),
+    Column("consent_reference", String(100)),
     # What the process that works on it keeps of it.
     Column("num_starts", Integer, nullable=False, server_default="0"),
     Column("lease_owner", String(64)),
@@ -224,6 +229,42 @@ idempotency_keys = Table(
     Column("expires_at", Float, nullable=False, index=True),
     Index("idempotency_key_of_owner", "owner", "key", unique=True),
 )  # fmt: skip
+
+# Who had what read, when, with which model and why; nothing of what was read. `server.records.audit` chains its rows.
+audit_log = Table(
+    "audit_log", metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("at", Float, nullable=False, index=True),
+    Column("owner", String(64), index=True),
+    Column("key_id", String(64)),
+    Column("action", String(128), nullable=False),
+    Column("status", Integer),
+    Column("code", String(64)),
+    Column("model", String(255)),
+    Column("purpose", String(64)),
+    Column("consent_reference", String(100)),
+    Column("subject_id", String(64), index=True),
+    Column("hash", String(64), nullable=False),
+)  # fmt: skip
+_APPEND_ONLY = "the audit log is append-only"
+# SQLite's REPLACE removes rows without asking the trigger on DELETE, so what comes must come after all that is there.
+_SQLITE_TRIGGERS = (
+    f"CREATE TRIGGER audit_log_no_update BEFORE UPDATE ON audit_log BEGIN SELECT RAISE(ABORT, '{_APPEND_ONLY}'); END",
+    f"CREATE TRIGGER audit_log_no_delete BEFORE DELETE ON audit_log BEGIN SELECT RAISE(ABORT, '{_APPEND_ONLY}'); END",
+    "CREATE TRIGGER audit_log_at_the_end BEFORE INSERT ON audit_log "
+    "WHEN EXISTS (SELECT 1 FROM audit_log WHERE seq >= NEW.seq OR id = NEW.id) "
+    f"BEGIN SELECT RAISE(ABORT, '{_APPEND_ONLY}'); END",
+)
+_POSTGRES_TRIGGERS = (
+    "CREATE OR REPLACE FUNCTION audit_log_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+    f"$body$ BEGIN RAISE EXCEPTION '{_APPEND_ONLY}'; END $body$",
+    "CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log "
+    "FOR EACH STATEMENT EXECUTE FUNCTION audit_log_append_only()",
+)
+for _dialect, _statements in (("sqlite", _SQLITE_TRIGGERS), ("postgresql", _POSTGRES_TRIGGERS)):
+    for _statement in _statements:
+        event.listen(audit_log, "after_create", DDL(_statement).execute_if(dialect=_dialect))
 
 
 class StoreError(EmoLlamaError):
@@ -343,12 +384,29 @@ def _prepare(connection: Connection) -> tuple[str, bool]:
         database_id = uuid.uuid4().hex
         connection.execute(insert(schema_version).values(version=SCHEMA_VERSION, database_id=database_id))
         return database_id, False
-    # Version 2 brought api_keys, version 3 analyses, idempotency_keys, installed_adapters: new tables.
-    _put_aside_deliveries(connection)
+    # Version 2 brought api_keys, version 3 analyses, idempotency_keys, installed_adapters, version 4 audit_log: new
+    # tables.
+    if found.version < 3:
+        _put_aside_deliveries(connection)
     metadata.create_all(connection)
-    _bring_back_deliveries(connection)
+    if found.version < 3:
+        _bring_back_deliveries(connection)
+    _add_columns(connection)
     connection.execute(update(schema_version).values(version=SCHEMA_VERSION))
     return str(found.database_id), True
+
+
+# What version 4 brought to tables that were there.
+_NEW_COLUMNS = (api_keys.c.purpose, analyses.c.purpose, analyses.c.consent_reference)
+
+
+def _add_columns(connection: Connection) -> None:
+    """Add the columns that an older database lacks; all of them may be empty."""
+    for column in _NEW_COLUMNS:
+        there = {each["name"] for each in inspect(connection).get_columns(column.table.name)}
+        if column.name not in there:
+            kind = column.type.compile(connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} {kind}")
 
 
 _OLD_DELIVERIES = (

@@ -42,6 +42,9 @@ from server.live.protocol import (
 from server.live.room import LiveRoom
 from server.records.ids import new_id
 from server.streaming.analysis_events import told
+from server.trust.auditing import about
+from server.trust.declared import consent_of
+from server.trust.gate import declare
 
 if TYPE_CHECKING:
     from emollama.analyze import Understanding
@@ -121,6 +124,7 @@ class Visit:
             models = socket.app.state.models
             models.require_ready()
             analyzer = await models.acquire(start.model, owner=principal.sees)
+            about(socket, subject=self.id, model=start.model or models.default)
             session = self._open(analyzer, start)
             await _Sitting(self, session, start, principal).run()
 
@@ -145,6 +149,10 @@ class Visit:
                 raise ApiError("missing_api_key", "the session has no API key; allowed: in a header or as start.key")
             principal = await admit(self._socket.app.state.keys, key, needed=_SCOPE, headers={})
         self._log["key"] = principal.key_id
+        self._socket.state.principal = principal
+        declare(self._socket, principal)
+        consent_of(self._socket, None, is_required=self._socket.app.state.settings.require_consent)
+        self._log["purpose"] = self._socket.state.purpose
         return principal
 
     def _open(self, analyzer: Any, start: Start) -> LiveSession:

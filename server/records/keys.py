@@ -13,7 +13,8 @@ from server.store import api_keys as table
 
 @dataclass(frozen=True, kw_only=True)
 class KeyRecord:
-    """One key: ``digest`` is made of its secret part, ``owner`` has what is made with it. Times are Unix seconds."""
+    """One key: ``digest`` is made of its secret part, ``owner`` has what is made with it, which is
+    for ``purpose``. Times are Unix seconds."""
 
     id: str
     owner: str
@@ -24,6 +25,7 @@ class KeyRecord:
     per_minute: int | None = None
     expires_at: float | None = None
     revoked_at: float | None = None
+    purpose: str | None = None
 
     def is_valid(self, *, now: float) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

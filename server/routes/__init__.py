@@ -21,6 +21,7 @@ from server.routes import (
     report_summaries,
     report_videos,
     reports,
+    trust,
 )
 
 ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
@@ -37,6 +38,7 @@ ROUTERS: Mapping[str, APIRouter] = MappingProxyType(
         "files": files.router,
         "fine_tuning": fine_tuning.router,
         "owners": owners.router,
+        "trust": trust.router,
         "health": health.router,
         "page": page.router,
         "metrics": metrics.router,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from typing import Annotated, Literal
 
@@ -30,6 +31,8 @@ from server.schemas.analyses import (
 )
 from server.store import Store
 from server.streaming.sse import EVENT_SCHEMA
+from server.trust.auditing import about, handed_out
+from server.trust.declared import consent_of
 
 router = APIRouter(prefix="/v1/analyses", tags=["analysis"])
 
@@ -48,7 +51,8 @@ _PATIENCE_SECONDS = 2.0
         202: {"content": {"application/json": {"example": QUEUED_EXAMPLE}}},
         **responses(
             "missing_file", "empty_file", "malformed_multipart", "too_many_parts", "unknown_field", "duplicate_field",
-            "invalid_value", "url_not_allowed", "url_fetch_failed", "webhook_not_allowed", "model_not_found",
+            "invalid_value", "consent_required", "purpose_required", "prohibited_purpose", "purpose_not_declared",
+            "url_not_allowed", "url_fetch_failed", "webhook_not_allowed", "model_not_found",
             "file_not_found", "upload_timeout", "idempotency_in_flight", "file_too_large", "field_too_large",
             "body_too_large", "url_too_large", "unsupported_content_type", "unsupported_media",
             "idempotency_key_reused", "analysis_queue_full", "busy", "internal_error", "storage_full",
@@ -76,14 +80,19 @@ async def create_analysis(
             fingerprint = await asyncio.to_thread(order.fingerprint) if claim.key is not None else ""
             made = claim.replays(fingerprint)
             if made is not None:
+                about(request, subject=made)
                 return _answer(await asyncio.to_thread(find_analysis, store, made, principal), headers=REPLAYED)
             if order.given.webhook_url is not None:
                 service.require_webhook(order.given.webhook_url)
+            consent = consent_of(request, order.given.consent_reference, is_required=settings.require_consent)
             seconds = order.given.kept_seconds(settings.analysis_retention_seconds)
             if order.given.model is not None:
                 await asyncio.to_thread(models.describe, order.given.model, owner=principal.sees)
+                about(request, model=order.given.model)
             clip = await intake.bring(order, sees=principal.sees)
             record = _record(order.given, clip.name, clip.num_bytes, principal, seconds)
+            record = dataclasses.replace(record, purpose=request.state.purpose, consent_reference=consent)
+            about(request, subject=record.id)
             also = claim.completes(fingerprint, record.id)
             await asyncio.to_thread(service.submit, record, clip.path, also=also)
     return _answer(record)
@@ -140,8 +149,11 @@ def list_analyses(
         **responses("analysis_not_found"),
     },
 )
-def get_analysis(analysis_id: str, store: StoreDep, principal: PrincipalDep) -> JSONResponse:
-    return JSONResponse(document_of(find_analysis(store, analysis_id, principal)))
+def get_analysis(request: Request, analysis_id: str, store: StoreDep, principal: PrincipalDep) -> JSONResponse:
+    record = find_analysis(store, analysis_id, principal)
+    if record.result is not None:
+        handed_out(request, record.id)
+    return JSONResponse(document_of(record))
 
 
 @router.get(
@@ -159,6 +171,7 @@ async def stream_events(
     """Server-sent events: the analysis whenever its status, stage or progress changes, at last with its result, then
     `[DONE]`."""
     await asyncio.to_thread(find_analysis, store, analysis_id, principal, with_result=False)
+    handed_out(request, analysis_id)
     return StreamingResponse(
         stream_analysis(
             store,

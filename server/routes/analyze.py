@@ -30,6 +30,8 @@ from server.settings import Settings
 from server.streaming.analysis_events import Told, stream_analysis, told
 from server.streaming.feed import Feed
 from server.streaming.sse import EventResponse
+from server.trust.auditing import about
+from server.trust.declared import consent_of
 
 if TYPE_CHECKING:
     from emollama.types import Analysis
@@ -45,7 +47,8 @@ router = APIRouter(tags=["analysis"])
         200: {"content": {"application/json": {"example": EXAMPLE}, "text/event-stream": STREAM}},
         **responses(
             "missing_file", "empty_file", "malformed_multipart", "too_many_parts", "unknown_field", "duplicate_field",
-            "invalid_value", "model_not_found", "upload_timeout", "file_too_large", "field_too_large",
+            "invalid_value", "consent_required", "purpose_required", "prohibited_purpose", "purpose_not_declared",
+            "model_not_found", "upload_timeout", "file_too_large", "field_too_large",
             "unsupported_content_type", "unsupported_media", "undecodable_media", "media_limit_exceeded", "busy",
             "internal_error", "dependency_missing", "not_ready", "model_load_failed", "deadline_exceeded",
             "storage_full",
@@ -77,8 +80,10 @@ async def analyze(
         upload = await receiving.enter_async_context(inbox.receive(request))
         deadline = Deadline(settings.request_timeout_seconds)
         form = AnalyzeForm.from_fields(upload.fields)
+        consent_of(request, form.consent_reference, is_required=settings.require_consent)
         async with deadline.within():
             analyzer = await models.acquire(form.model, owner=principal.sees)
+        about(request, model=form.model or models.default)
         work = _Work(analyzer=analyzer, decoder=decoder, file=upload.file, form=form, settings=settings)
         finished, gone = _finished(request, metrics), functools.partial(until_gone, request)
         if not _wants_stream(request, stream):

@@ -32,6 +32,8 @@ from server.errors import ApiError, responses
 from server.routes.analyze import until_gone
 from server.schemas.chat import REQUEST_BODY, ChatIn, ChatOut
 from server.streaming.sse import EVENT_SCHEMA, EventResponse
+from server.trust.auditing import about
+from server.trust.declared import consent_of
 
 T = TypeVar("T")
 
@@ -66,10 +68,12 @@ async def create_chat_completion(
         body = await _in_time(read_json_body(request, max_bytes=desk.max_body_bytes), settings.upload_timeout_seconds)
         given = await asyncio.to_thread(ChatIn.from_json, body)
         del body
+    consent_of(request, None, is_required=settings.require_consent)
     deadline = Deadline(settings.request_timeout_seconds)
     dialogue = await asyncio.to_thread(read_dialogue, given.messages)
     async with deadline.within():
         analyzer = await models.acquire(given.model, owner=principal.sees)
+    about(request, model=given.model)
     sources = Sources(max_bytes=settings.max_upload_bytes, store=store, data=data, fetcher=fetcher, sees=principal.sees)
     async with AsyncExitStack() as held:
         with desk.folder() as folder:

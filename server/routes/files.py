@@ -24,6 +24,7 @@ from server.records.ids import new_id
 from server.schemas.files import REQUEST_BODY, FileDeletedOut, FileForm, FileList, FileOut
 from server.settings import Settings
 from server.store import Store
+from server.trust.auditing import about, handed_out
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -57,6 +58,7 @@ async def upload_file(
         async with inbox.receive(request) as upload:
             form = FileForm.from_fields(upload.fields)
             record, is_new = await asyncio.to_thread(_keep, upload, form, store, data, settings, principal, claim)
+    about(request, subject=record.id)
     if not is_new:
         response.headers.update(REPLAYED)
     return FileOut.of(record)
@@ -153,11 +155,14 @@ def get_file(file_id: str, store: StoreDep, principal: PrincipalDep) -> FileOut:
 
 
 @router.get("/{file_id}/content", summary="The bytes of a file", responses=responses("file_not_found"))
-def get_content(file_id: str, store: StoreDep, data: DataDep, principal: PrincipalDep) -> FileResponse:
+def get_content(
+    request: Request, file_id: str, store: StoreDep, data: DataDep, principal: PrincipalDep
+) -> FileResponse:
     record = find_file(store, file_id, owner=principal.sees)
     path = data.file(record.id)
     if not path.is_file():
         raise _not_found(file_id)
+    handed_out(request, record.id)
     return FileResponse(path, media_type="application/octet-stream", filename=record.filename)
 
 

@@ -40,6 +40,7 @@ from server.schemas.fine_tuning import (
 from server.settings import Settings
 from server.store import Store
 from server.streaming.sse import EVENT_SCHEMA
+from server.trust.auditing import about
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -78,6 +79,7 @@ async def create_job(
         fingerprint = fingerprint_of("POST /v1/fine_tuning/jobs", wanted.model_dump())
         made = claim.replays(fingerprint)
         if made is not None:
+            about(request, subject=made)
             response.headers.update(REPLAYED)
             return JobOut.of(await asyncio.to_thread(_find, store, made, principal), org=settings.org)
         order = await asyncio.to_thread(_order, wanted, store, service, principal)
@@ -89,6 +91,7 @@ async def create_job(
             job = await service.submitter.submit(order, also=note)
         except BadDataError as exc:
             raise ApiError(exc.code, exc.message, param=exc.param, problems=exc.problems_as_json()) from exc
+    about(request, subject=job.id, model=job.base)
     service.wake()
     return JobOut.of(job, org=settings.org)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from server import erasure
 from server.auth import Principal
 from server.deps import DataDep, MemoryDep, PrincipalDep, StoreDep
 from server.errors import ApiError, responses
 from server.schemas.owners import ErasureOut, HoldingsOut, OwnerOut
+from server.trust.auditing import about
 
 router = APIRouter(prefix="/v1/owners", tags=["owners"])
 
@@ -29,6 +30,7 @@ def get_owner(owner: str, store: StoreDep, principal: PrincipalDep) -> OwnerOut:
     responses=responses("owner_not_found", "erasure_incomplete", "internal_error", "storage_full"),
 )
 async def erase_owner(
+    request: Request,
     owner: str,
     store: StoreDep,
     data: DataDep,
@@ -40,6 +42,7 @@ async def erase_owner(
     database keeps of deleted rows. What runs is stopped first. It cannot be undone."""
     _require_own(owner, principal)
     done = await asyncio.to_thread(erasure.erase, store, data, owner, with_keys=keys, memory=memory)
+    about(request, subject=done.id)
     return ErasureOut.of(done)
 
 

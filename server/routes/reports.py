@@ -6,12 +6,13 @@ import json
 from typing import Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from emollama.reports import format_named
 from server.deps import PrincipalDep, StoreDep
 from server.errors import ApiError, responses
 from server.routes.analyses import find_analysis
+from server.trust.auditing import handed_out
 
 router = APIRouter(prefix="/v1/analyses", tags=["analysis"])
 
@@ -29,6 +30,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
     },
 )
 def get_report(
+    request: Request,
     analysis_id: str,
     store: StoreDep,
     principal: PrincipalDep,
@@ -39,6 +41,7 @@ def get_report(
         raise ApiError(
             "analysis_unfinished", f"analysis {record.id} has no result: it is {record.status}", param="analysis_id"
         )
+    handed_out(request, record.id)
     chosen = format_named(format)
     return Response(
         chosen.write(json.loads(record.result)),

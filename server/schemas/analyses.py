@@ -20,6 +20,7 @@ from server.schemas.analyze import AnalyzeForm
 from server.schemas.fine_tuning import MetadataKey, MetadataValue
 from server.schemas.long_clip import ChapterOut, TurningPointOut, WindowOut
 from server.signing import is_secret
+from server.trust.declared import MAX_CONSENT_CHARS, check_consent
 
 MIN_RETENTION_SECONDS = 60
 # How long a result that is not to be stored can be read.
@@ -58,6 +59,11 @@ class AnalysisIn(BaseModel):
         None, max_length=128, description="Key that signs it: whsec_ and 24 to 64 bytes in base64."
     )
     store: bool = Field(True, description="false: the result is deleted ten minutes after it is there.")
+    consent_reference: str | None = Field(
+        None,
+        max_length=MAX_CONSENT_CHARS,
+        description="Where the consent of who is seen is kept: your own number of it, no name.",
+    )
     retention_seconds: int | None = Field(
         None,
         ge=MIN_RETENTION_SECONDS,
@@ -70,6 +76,11 @@ class AnalysisIn(BaseModel):
         if isinstance(value, list) and all(isinstance(each, str) and "," not in each for each in value):
             return ",".join(value)
         return value
+
+    @field_validator("consent_reference")
+    @classmethod
+    def _check_consent(cls, value: str | None) -> str | None:
+        return None if value is None else check_consent(value)
 
     @field_validator("webhook_secret")
     @classmethod
@@ -184,6 +195,8 @@ class AnalysisSummaryOut(BaseModel):
     model: str | None = Field(description="The model that was asked for; null: the service's.")
     metadata: dict[str, str]
     webhook_url: str | None
+    purpose: str | None = Field(description="What it was asked for; null: nothing was declared.")
+    consent_reference: str | None
     error: AnalysisErrorOut | None
 
     @classmethod
@@ -201,6 +214,8 @@ class AnalysisSummaryOut(BaseModel):
             "model": record.options.get("model"),
             "metadata": dict(record.metadata),
             "webhook_url": record.webhook_url,
+            "purpose": record.purpose,
+            "consent_reference": record.consent_reference,
             "error": record.error,
         }
 
@@ -288,6 +303,8 @@ QUEUED_EXAMPLE: dict[str, Any] = {
     "model": None,
     "metadata": {"case": "17"},
     "webhook_url": None,
+    "purpose": "research",
+    "consent_reference": "study-4/consent/17",
     "error": None,
     "result": None,
 }
@@ -317,7 +334,7 @@ def _form() -> dict[str, Any]:
     """The form's fields: those of `/analyze`, and what `AnalysisIn` says of the rest."""
     properties = dict(ANALYZE_BODY["content"]["multipart/form-data"]["schema"]["properties"])
     kinds = {"store": {"type": "boolean", "default": True}, "retention_seconds": {"type": "integer", "minimum": 60}}
-    for name in ("metadata", "webhook_url", "webhook_secret", "store", "retention_seconds"):
+    for name in ("metadata", "webhook_url", "webhook_secret", "store", "consent_reference", "retention_seconds"):
         description = AnalysisIn.model_fields[name].description
         properties[name] = {**kinds.get(name, {"type": "string"}), "description": description}
     properties["transcript"] = {

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from emollama.labels import TAXONOMIES, parse_label_set
 from server.errors import ApiError, invalid_value
+from server.trust.declared import CONSENT_PATTERN, check_consent
 
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}")
 MAX_TRANSCRIPT_CHARS = 20_000
@@ -28,6 +29,12 @@ class AnalyzeForm(BaseModel):
     language: str | None = None
     model: str | None = None
     timeline: bool = True
+    consent_reference: str | None = None
+
+    @field_validator("consent_reference")
+    @classmethod
+    def _check_consent(cls, value: str) -> str:
+        return check_consent(value)
 
     @field_validator("transcript")
     @classmethod
@@ -100,6 +107,11 @@ REQUEST_BODY: dict[str, Any] = {
                         "type": "boolean",
                         "default": True,
                         "description": "Whether the answer holds the timeline.",
+                    },
+                    "consent_reference": {
+                        "type": "string",
+                        "pattern": CONSENT_PATTERN,
+                        "description": "Where the consent of who is seen is kept: your own number of it, no name.",
                     },
                 },
             },
