@@ -38,6 +38,12 @@ Steps = Annotated[int, typer.Option(help="Updates of every training, however man
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Write the whole document here.")]
 Cache = Annotated[Path, typer.Option(help="Where the vectors of single items are kept.")]
 PerClass = Annotated[int, typer.Option(help="Training clips of each class.")]
+ValidPerClass = Annotated[int, typer.Option(help="Clips of each class that are scored.", min=1)]
+LabelledShare = Annotated[float, typer.Option(help="Share of the training clips that keep their labels.")]
+Rounds = Annotated[int, typer.Option(help="Rounds of pseudo-labels.")]
+Members = Annotated[int, typer.Option(help="Seeds in an ensemble.", min=1)]
+Threshold = Annotated[float, typer.Option(help="Confidence from which a pseudo-label is believed.")]
+Folds = Annotated[int, typer.Option(help="Folds of the cross-validation; 0: none.")]
 BySpeaker = Annotated[bool, typer.Option("--by-speaker", help="Standardise voices by their speaker's recordings.")]
 Labels = Annotated[Path | None, typer.Option(help="CSV file: name, discrete (and group, where it is known).")]
 
@@ -88,7 +94,7 @@ def compose(
     cache: Cache = CACHE,
     seed: Annotated[int, typer.Option(help="Seed of the clips; also says which two speakers are held out.")] = 0,
     per_class: PerClass = 100,
-    labelled_share: Annotated[float, typer.Option(help="Share of them that goes into labelled.safetensors.")] = 0.3,
+    labelled_share: LabelledShare = 0.3,
 ) -> None:
     """Compose clips of FER+, EmoDB and GoEmotions, read by nano's encoders, to try everything on."""
     from emollama.fusion import composed
@@ -198,13 +204,13 @@ def self_train_command(
     valid: Annotated[
         Path | None, typer.Option(help="Table to score each round on; none of its clips may be used.")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds of pseudo-labels.")] = 2,
-    members: Annotated[int, typer.Option(help="Seeds in an ensemble.")] = 3,
-    threshold: Annotated[float, typer.Option(help="Confidence from which a pseudo-label is believed.")] = 0.9,
+    rounds: Rounds = 3,
+    members: Members = 3,
+    threshold: Threshold = 0.6,
     thresholds: Annotated[str, typer.Option(help="For single classes: worried=0.85,surprise=0.85")] = "",
     precision: Annotated[float | None, typer.Option(help="Find the thresholds for this precision instead.")] = None,
     balance: Annotated[float, typer.Option(help="A class may have so many times the rarest; 0: no bound.")] = 2.0,
-    folds: Annotated[int, typer.Option(help="Folds of the cross-validation; 0: none.")] = 5,
+    folds: Folds = 5,
     seed: Annotated[int, typer.Option(help="Seed of folds and networks.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Updates of every training; default: the recipe's epochs.")] = None,
 ) -> None:
@@ -251,8 +257,9 @@ def dropout_study_command(
     seeds: Seeds = "3,4,5",
     steps: Steps = 760,
     per_class: PerClass = 100,
+    valid_per_class: ValidPerClass = 200,
     by_speaker: BySpeaker = False,
-    members: Annotated[int, typer.Option(help="Seeds in an ensemble.", min=1)] = 1,
+    members: Members = 1,
     models: Annotated[Path | None, typer.Option(help="Keep the classifiers in this folder.")] = None,
     json_path: JsonPath = None,
 ) -> None:
@@ -266,7 +273,7 @@ def dropout_study_command(
             _recipe(overrides),
             seeds=_numbers(seeds),
             steps=steps,
-            composition=Composition(per_class=per_class, by_speaker=by_speaker),
+            composition=Composition(per_class=per_class, valid_per_class=valid_per_class, by_speaker=by_speaker),
             members=members,
             models=models,
             progress=typer.echo,
@@ -281,13 +288,14 @@ def self_training_study_command(
     cache: Cache = CACHE,
     seeds: Seeds = "3,4,5",
     steps: Steps = 760,
-    rounds: Annotated[int, typer.Option(help="Rounds of pseudo-labels.")] = 2,
-    members: Annotated[int, typer.Option(help="Seeds in an ensemble.")] = 3,
-    threshold: Annotated[float, typer.Option(help="Confidence from which a pseudo-label is believed.")] = 0.9,
-    folds: Annotated[int, typer.Option(help="Folds of the cross-validation; 0: none.")] = 3,
+    rounds: Rounds = 3,
+    members: Members = 3,
+    threshold: Threshold = 0.6,
+    folds: Folds = 3,
     per_class: PerClass = 100,
+    valid_per_class: ValidPerClass = 200,
     by_speaker: BySpeaker = False,
-    labelled_share: Annotated[float, typer.Option(help="Share of the clips that keep their labels.")] = 0.3,
+    labelled_share: LabelledShare = 0.3,
     json_path: JsonPath = None,
 ) -> None:
     """Measure on composed clips how much of the gap between few labels and all of them self-training recovers."""
@@ -302,7 +310,12 @@ def self_training_study_command(
             Options(rounds=rounds, members=members, threshold=threshold, folds=folds),
             seeds=_numbers(seeds),
             steps=steps,
-            composition=Composition(per_class=per_class, labelled_share=labelled_share, by_speaker=by_speaker),
+            composition=Composition(
+                per_class=per_class,
+                labelled_share=labelled_share,
+                valid_per_class=valid_per_class,
+                by_speaker=by_speaker,
+            ),
             progress=typer.echo,
         )
         shown = ("few_labels", "self_trained", "all_labels", "recovered_share_of_the_gap", "at_least_half")

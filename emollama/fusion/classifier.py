@@ -1,9 +1,10 @@
-"""A small classifier over utterance vectors: each modality to a common width, then attention over those present.
+"""A small classifier over utterance vectors: each modality to a common width, then those present are put together.
 
-Two ways of attending. "softmax": a score for each modality from its own hidden vector, softmax over the ones that are
-present. "joint": MERBench's attention, where one network reads all hidden vectors side by side and gives each a
-weight that is not normalised. An absent modality has no vector and no weight in either. Inputs are standardised by what
-the training clips had.
+Three ways. "votes": every modality gives logits of its own and those of the present ones are added (a product of
+experts), so that what the others say does not change when one is silent. "softmax": attention by a score for each
+modality from its own hidden vector, softmax over the ones that are present. "joint": MERBench's attention, where one
+network reads all hidden vectors side by side and gives each a weight that is not normalised. An absent modality has no
+vote, no vector and no weight in any of them. Inputs are standardised by what the training clips had.
 
 A classifier is a folder: ``fusion.json`` and ``fusion.safetensors``; members (seeds) are averaged as probabilities.
 """
@@ -24,7 +25,7 @@ from emollama.errors import CheckpointError, InputError
 from emollama.fusion.utterances import Utterances
 from emollama.tensors import check_tensors, read_tensors, write_json, write_tensors
 
-Attention = Literal["softmax", "joint"]
+Attention = Literal["votes", "softmax", "joint"]
 CONFIG, WEIGHTS = "fusion.json", "fusion.safetensors"
 _CLIP = 5.0  # standard deviations
 
@@ -35,7 +36,7 @@ class FusionConfig:
 
     labels: tuple[str, ...]
     widths: Mapping[str, int]
-    attention: Attention = "softmax"
+    attention: Attention = "votes"
     hidden: int = 64
     dropout: float = 0.5
 
@@ -79,6 +80,9 @@ class FusionNet(nn.Module):
                 for name, width in config.widths.items()
             }
         )  # fmt: skip
+        if config.attention == "votes":
+            self.vote = nn.ModuleDict({name: nn.Linear(hidden, len(config.labels)) for name in config.widths})
+            return
         self.score: nn.Module
         if config.attention == "softmax":
             self.score = nn.ModuleDict(
@@ -104,12 +108,23 @@ class FusionNet(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
         """Return logits [B, C] of ``features`` [B, D] each and ``present`` bool [B, M]; absent rows do not count."""
+        return self.answer(self.encode(features, present), present)
+
+    def encode(self, features: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """Return the hidden vectors [B, M, H], zeros where a modality is not ``present``; each depends on its own."""
         hidden = []
         for column, name in enumerate(self.config.modalities):
             values = (features[name] - self.get_buffer(f"mean_{name}")) / self.get_buffer(f"scale_{name}")
             values = values.clamp(-_CLIP, _CLIP).masked_fill(~present[:, column, None], 0.0)  # NaN never enters
             hidden.append(self.enter[name](values))
-        stacked = torch.stack(hidden, dim=1) * present[..., None]  # [B, M, H]
+        return torch.stack(hidden, dim=1) * present[..., None]
+
+    def answer(self, hidden: Tensor, present: Tensor) -> Tensor:
+        """Return logits [B, C] of hidden vectors [B, M, H] as far as they are ``present``."""
+        if self.config.attention == "votes":
+            votes = [self.vote[name](hidden[:, n]) for n, name in enumerate(self.config.modalities)]
+            return (torch.stack(votes, dim=1) * present[..., None]).sum(1)
+        stacked = hidden * present[..., None]
         if isinstance(self.score, nn.ModuleDict):
             scores = torch.cat(
                 [self.score[name](stacked[:, n]) for n, name in enumerate(self.config.modalities)], dim=1

@@ -5,7 +5,9 @@
 Modality dropout is named by the MER2024-SEMI winner (arXiv 2409.07078) as its remedy for modality dependence, without
 probability or scheme; both are our choice here. In each batch every clip loses each of its modalities with
 ``modality_dropout``, independently, and keeps one at random where all would go (scheme "each"); or it loses one of
-them, picked at random, with that probability (scheme "one").
+them, picked at random, with that probability (scheme "one"). A clip that lost something is answered whole, too, and
+``consistency`` draws the two answers together, each towards the other as it stands. Where nothing is dropped this adds
+nothing.
 """
 
 from __future__ import annotations
@@ -39,11 +41,12 @@ class FusionOptions:
     table: str = ""
     valid_table: str = ""
     labels: tuple[str, ...] = ()
-    attention: Attention = "softmax"
+    attention: Attention = "votes"
     hidden: int = 64
-    dropout: float = 0.5
-    modality_dropout: float = 0.4
+    dropout: float = 0.2
+    modality_dropout: float = 0.5
     scheme: Scheme = "each"
+    consistency: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.modality_dropout < 1.0:
@@ -51,7 +54,8 @@ class FusionOptions:
                 f"modality_dropout is {self.modality_dropout}; allowed: 0 up to, not including, 1",
                 field="modality_dropout",
             )
-
+        if not 0.0 <= self.consistency <= 100.0:
+            raise InputError(f"consistency is {self.consistency}; allowed: 0 to 100", field="consistency")
         if self.scheme not in get_args(Scheme):
             raise InputError(f"scheme is {self.scheme!r}; allowed: {', '.join(get_args(Scheme))}", field="scheme")
 
@@ -64,9 +68,13 @@ class FusionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionBatch:
-    """``features`` [B, D] each, ``present`` bool [B, M], ``targets`` [B] and ``weights`` [B] of the loss's terms."""
+    """``features`` [B, D] each; bool [B, M]: what the clips have (``whole``) and what they are left (``present``).
+
+    ``targets`` [B] and ``weights`` [B] are those of the loss's terms.
+    """
 
     features: dict[str, Tensor]
+    whole: Tensor
     present: Tensor
     targets: Tensor
     weights: Tensor
@@ -124,9 +132,13 @@ class FusionTask:
 
     def loss(self, model: nn.Module, batch: FusionBatch) -> tuple[Tensor, dict[str, float | Tensor]]:
         device = next(model.parameters()).device
-        logits = model({name: rows.to(device) for name, rows in batch.features.items()}, batch.present.to(device))
-        weights = batch.weights.to(device)
+        assert isinstance(model, FusionNet)
+        whole, present, weights = (part.to(device) for part in (batch.whole, batch.present, batch.weights))
+        hidden = model.encode({name: rows.to(device) for name, rows in batch.features.items()}, whole)
+        logits = model.answer(hidden, present)
         each = F.cross_entropy(logits, batch.targets.to(device), reduction="none")
+        if self.options.consistency and bool((whole != present).any()):
+            each = each + self.options.consistency * disagreement(model.answer(hidden, whole), logits)
         return (each * weights).sum() / weights.sum().clamp_min(1e-9), {}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -173,12 +185,25 @@ class _Epoch:
         generator = torch.Generator().manual_seed((self.seed * 100_003 + self.epoch) * 10_007 + index + 1)
         return FusionBatch(
             features={name: values[rows] for name, values in task.features.items()},
+            whole=task.present[rows],
             present=drop_modalities(
                 task.present[rows], task.options.modality_dropout, scheme=task.options.scheme, generator=generator
             ),
             targets=task.targets[rows],
             weights=task.weights[rows],
         )
+
+
+def disagreement(first: Tensor, second: Tensor) -> Tensor:
+    """Return [B], the two Kullback-Leibler divergences of logits [B, C]; in each the one that teaches has no gradient.
+
+    0 where they are equal, so a clip that lost nothing adds nothing.
+    """
+    one, other = first.log_softmax(-1), second.log_softmax(-1)
+    return (
+        F.kl_div(other, one.detach(), reduction="none", log_target=True)
+        + F.kl_div(one, other.detach(), reduction="none", log_target=True)
+    ).sum(-1)
 
 
 def drop_modalities(

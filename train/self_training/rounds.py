@@ -32,9 +32,9 @@ class SelfTraining:
     ``pseudo_weight`` scales the loss of pseudo-labelled clips. ``folds`` 0 leaves the cross-validation out.
     """
 
-    rounds: int = 2
+    rounds: int = 3
     members: int = 3
-    threshold: float = 0.9
+    threshold: float = 0.6
     thresholds: Mapping[str, float] = field(default_factory=dict)
     precision: float | None = None
     agreement: float = 1.0

@@ -34,7 +34,7 @@ def classifier(attention: str = "softmax", *, members: int = 1) -> FusionClassif
     return FusionClassifier(nets)
 
 
-@pytest.mark.parametrize("attention", ["softmax", "joint"])
+@pytest.mark.parametrize("attention", ["votes", "softmax", "joint"])
 def test_an_absent_modality_counts_for_nothing_whatever_stood_there(attention: str) -> None:
     model, whole = classifier(attention), clips()
     other = clips(seed=5)
@@ -48,7 +48,7 @@ def test_an_absent_modality_counts_for_nothing_whatever_stood_there(attention: s
     )
 
 
-@pytest.mark.parametrize("attention", ["softmax", "joint"])
+@pytest.mark.parametrize("attention", ["votes", "softmax", "joint"])
 def test_a_clip_is_answered_alike_alone_and_among_others_with_any_subset(attention: str) -> None:
     model, whole = classifier(attention), clips()
     for absent in ((), ("face",), ("face", "words"), ("voice", "words")):
@@ -115,3 +115,16 @@ def test_inputs_are_standardised_by_those_clips_that_have_the_modality() -> None
     net.standardise_by(table)
     np.testing.assert_allclose(net.mean_face.numpy(), table.features["face"][2:].mean(0), rtol=1e-5)
     assert bool(torch.isfinite(net.scale_face).all())
+
+
+def test_votes_add_up_so_that_one_more_modality_only_adds_its_own() -> None:
+    model, whole = classifier("votes"), clips()
+    net = model.members[0]
+    features = {name: torch.from_numpy(rows) for name, rows in whole.features.items()}
+
+    def logits(*silent: str) -> torch.Tensor:
+        return net(features, torch.from_numpy(whole.without(*silent).present))
+
+    alone = [logits(*(other for other in WIDTHS if other != name)) for name in WIDTHS]
+    torch.testing.assert_close(logits(), sum(alone))
+    torch.testing.assert_close(logits("voice"), alone[0] + alone[2])

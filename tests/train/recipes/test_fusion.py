@@ -15,7 +15,7 @@ from emollama.fusion.utterances import Utterances
 from train.cli import app
 from train.config import override
 from train.recipes import load_recipe
-from train.recipes.fusion import FusionOptions, FusionTask, drop_modalities
+from train.recipes.fusion import FusionOptions, FusionTask, disagreement, drop_modalities
 
 
 def table(count: int = 20, *, prefix: str = "c") -> Utterances:
@@ -78,7 +78,7 @@ def test_the_other_scheme_takes_one_modality_and_never_the_last() -> None:
 
 
 def test_the_same_batch_comes_again_for_the_same_seed_and_epoch_and_weights_scale_the_loss() -> None:
-    config = override(load_recipe("fusion"), ["batch_size=8"])
+    config = override(load_recipe("fusion"), ["batch_size=8", "task.consistency=0"])
     weights = [1.0] * 10 + [0.0] * 10
     task = FusionTask(config, config.task, table(), weights=weights)
     first, again = task.batches(epoch=0, seed=3), task.batches(epoch=0, seed=3)
@@ -95,12 +95,42 @@ def test_the_same_batch_comes_again_for_the_same_seed_and_epoch_and_weights_scal
     )
 
 
+def losses(*overrides: str) -> tuple[float, torch.Tensor]:
+    """The loss of one batch, and how far apart its whole answers and those of what was left are."""
+    config = override(load_recipe("fusion"), ["batch_size=20", *overrides])
+    task = FusionTask(config, config.task, table())
+    torch.manual_seed(0)
+    model, batch = task.build_model().eval(), task.batches(epoch=0, seed=1)[0]
+    apart = disagreement(model(batch.features, batch.whole), model(batch.features, batch.present))
+    return task.loss(model, batch)[0].item(), apart.detach()
+
+
+def test_the_answer_of_what_is_left_and_the_whole_one_are_drawn_together() -> None:
+    plain, apart = losses("task.consistency=0")
+    drawn, _ = losses("task.consistency=0.5")
+    assert 0.0 < (apart == 0).float().mean().item() < 1.0  # clips that lost nothing add nothing
+    assert drawn - plain == pytest.approx(0.5 * apart.mean().item(), abs=1e-5)
+    undropped, apart = losses("task.consistency=0.5", "task.modality_dropout=0")
+    assert apart.abs().max().item() == 0.0
+    assert undropped == losses("task.consistency=0", "task.modality_dropout=0")[0]
+
+
+def test_neither_of_two_answers_is_taught_by_its_own_gradient() -> None:
+    first, second = (torch.randn(4, 3, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in (0, 1))
+    disagreement(first, second).sum().backward()
+    # the gradient of KL(teacher || student) by the student's logits is student - teacher
+    torch.testing.assert_close(first.grad, first.softmax(1).detach() - second.softmax(1).detach())
+    torch.testing.assert_close(second.grad, second.softmax(1).detach() - first.softmax(1).detach())
+
+
 def test_what_it_cannot_learn_from_is_told() -> None:
     config = load_recipe("fusion")
     with pytest.raises(InputError, match=r"task\.table=FILE"):
         config.task.build(config)
     with pytest.raises(InputError, match="modality_dropout is 1"):
         FusionOptions(modality_dropout=1.0)
+    with pytest.raises(InputError, match="consistency is -1"):
+        FusionOptions(consistency=-1.0)
     with pytest.raises(DatasetError, match="no labelled clip"):
         FusionTask(config, config.task, table().with_labels([None] * 20))
     with pytest.raises(DatasetError, match="'sad'; allowed: happy"):
