@@ -106,11 +106,11 @@ def _again(kind: Any, told: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     origin, given = get_origin(kind), get_args(kind)
     if kind is np.ndarray:
         return arrays[told]
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _hints(kind)
         if set(told) != set(hints):
             raise ValueError(f"these are not the fields of {kind}")
-        return kind(**{name: _again(hints[name], item, arrays) for name, item in told.items()})  # type: ignore[operator]
+        return kind(**{name: _again(hints[name], item, arrays) for name, item in told.items()})
     if origin in (Union, types.UnionType):
         if told is None and type(None) in given:
             return None
@@ -140,6 +140,6 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _layout(kind: Any) -> Any:
     """Return what a type is made of, so that what was written under another layout is told apart."""
-    if dataclasses.is_dataclass(kind):
-        return {name: _layout(hint) for name, hint in _hints(kind).items()}  # type: ignore[arg-type]
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return {name: _layout(hint) for name, hint in _hints(kind).items()}
     return [str(get_origin(kind) or kind), *(_layout(each) for each in get_args(kind))]
