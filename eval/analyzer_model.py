@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emollama.abaw.beside import TunedFace
 from emollama.errors import InputError
 from emollama.labels import GOEMOTIONS_28, canonical
 from emollama.prompt import DEFAULT_QUESTION
 from emollama.watch import Check, unwatched
 from eval.ask import LETTERS, Answer, Given
-from eval.series import affect_at, labels_at
+from eval.series import affect_at, labels_at, units_at
 from eval.task import EvalTask
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class AnalyzerModel:
         parts = analyzer.parts
         self.name = name or "-".join(part for part in (parts.name, parts.adapter) if part)
         self.weights = weights
+        self._decides_units = isinstance(parts.face, TunedFace) and "au" in parts.face.heads
         self.analyzer = Built(remember(parts))
 
     @classmethod
@@ -73,10 +75,11 @@ class AnalyzerModel:
     def check(self, task: EvalTask) -> None:
         from eval.score_tasks import SCORE_TASKS
 
-        if SCORE_TASKS[task.score].kind == "action_units":
+        if SCORE_TASKS[task.score].kind == "action_units" and not self._decides_units:
             raise InputError(
-                f"model {self.name!r} reads no action units, so task {task.name!r} cannot ask it; name an endpoint "
-                "with --endpoint, or score a file of predictions with `emollama score`",
+                f"model {self.name!r} has no tuned head for action units, so task {task.name!r} cannot ask it; put one "
+                "beside its face model (docs/hsemotion.md), name an endpoint with --endpoint, or score a file of "
+                "predictions with `emollama score`",
                 field="model",
             )
 
@@ -145,6 +148,8 @@ class AnalyzerModel:
         answers: list[Any]
         if SCORE_TASKS[task.score].kind == "valence_arousal":
             answers, num_missing = affect_at(seen.readings[0], times, step=step)
+        elif SCORE_TASKS[task.score].kind == "action_units":
+            answers, num_missing = units_at(seen.readings[0], times, step=step)
         else:
             answers, num_missing = labels_at(seen.readings[0], times, task.labels, step=step)
         return Answer(prediction=answers, notes={"frames_interpolated": num_missing} if num_missing else {})

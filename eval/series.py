@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from emollama.abaw.answers import compound_parts
+from emollama.errors import InputError
 from emollama.labels import canonical
 from emollama.temporal import interpolate
 from emollama.types import FaceReadings
@@ -32,6 +33,14 @@ def affect_at(readings: FaceReadings, times: np.ndarray, *, step: float) -> tupl
     table = interpolate(readings.times, np.stack([readings.valence, readings.arousal], axis=1), times)
     answers = [{"valence": round(float(v), 6), "arousal": round(float(a), 6)} for v, a in np.clip(table, -1.0, 1.0)]
     return answers, _num_far(readings.times, times, step)
+
+
+def units_at(readings: FaceReadings, times: np.ndarray, *, step: float) -> tuple[list[Any], int]:
+    """Return 0 or 1 for each action unit at each of ``times`` [N] seconds, by the tuned thresholds, and as above."""
+    if readings.units is None or not readings.unit_thresholds:
+        raise InputError("the readings have no action units with thresholds", field="units")
+    table = interpolate(readings.times, readings.units, times) > np.asarray(readings.unit_thresholds)
+    return table.astype(int).tolist(), _num_far(readings.times, times, step)
 
 
 def _column(readings: FaceReadings, label: str) -> np.ndarray:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emollama.abaw.heads import Plan, TunedHeads
 from emollama.adapter import AdapterInfo, base_digest
 from emollama.analyze import Analyzer
+from emollama.encoders.frame_head import FrameHead
 from emollama.errors import InputError
 from emollama.labels import GOEMOTIONS_28, NANO_LABELS
 from emollama.types import Clip, FaceReadings, Frames, Transcript
@@ -114,8 +116,27 @@ def test_nothing_to_judge_is_abstained_and_nothing_at_all_is_an_error(model: Ana
 
 
 def test_action_units_are_refused_before_the_run(model: AnalyzerModel) -> None:
-    with pytest.raises(InputError, match="reads no action units"):
+    with pytest.raises(InputError, match="has no tuned head for action units"):
         model.check(load_task("abaw_au"))
+
+
+def test_action_units_of_every_frame_are_decided_by_tuned_thresholds(sample: Clip, tmp_path: Path) -> None:
+    for part in (SAMPLE.parent / "nano").iterdir():
+        (tmp_path / part.name).symlink_to(part)
+    weight = np.random.default_rng(0).normal(scale=0.3, size=(12, 256)).astype(np.float32)
+    thresholds = (0.01, *[0.5] * 10, 0.99)
+    head = FrameHead(task="au", reads="embeddings", weights=(weight,), biases=(np.zeros(12),), thresholds=thresholds)
+    TunedHeads(task="au", face=head, plan=Plan(width=2, thresholds=thresholds)).save(tmp_path / "face.heads" / "au")
+    model = AnalyzerModel.load(str(tmp_path))
+    model.check(load_task("abaw_au"))
+    readings = model.analyzer.understand(sample).readings[0]
+    times = [float(readings.times[0]), float(readings.times[3]), 1e3]
+    gold = {"frames": [f"{t}" for t in times], "times": times, "values": [[0] * 12] * 3}
+    answer = model.answer(Given(item=Item(id="s", gold=gold), clip=sample), load_task("abaw_au"))
+    flags = (readings.units > np.array(thresholds)).astype(int)
+    assert answer.prediction == flags[[0, 3, -1]].tolist()
+    assert 0 < flags[:, 1:11].mean() < 1
+    assert answer.notes == {"frames_interpolated": 1}
 
 
 def test_every_frame_of_a_series_is_answered(model: AnalyzerModel, sample: Clip) -> None:
