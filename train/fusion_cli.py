@@ -260,6 +260,7 @@ def dropout_study_command(
     valid_per_class: ValidPerClass = 200,
     by_speaker: BySpeaker = False,
     members: Members = 1,
+    networks: Annotated[int, typer.Option(help="Classifiers of each seed, whose scores are averaged.", min=1)] = 1,
     models: Annotated[Path | None, typer.Option(help="Keep the classifiers in this folder.")] = None,
     json_path: JsonPath = None,
 ) -> None:
@@ -275,6 +276,7 @@ def dropout_study_command(
             steps=steps,
             composition=Composition(per_class=per_class, valid_per_class=valid_per_class, by_speaker=by_speaker),
             members=members,
+            networks=networks,
             models=models,
             progress=typer.echo,
         )

@@ -36,7 +36,7 @@ class FusionConfig:
 
     labels: tuple[str, ...]
     widths: Mapping[str, int]
-    attention: Attention = "votes"
+    attention: Attention = "softmax"
     hidden: int = 64
     dropout: float = 0.5
 

@@ -5,9 +5,9 @@
 Modality dropout is named by the MER2024-SEMI winner (arXiv 2409.07078) as its remedy for modality dependence, without
 probability or scheme; both are our choice here. In each batch every clip loses each of its modalities with
 ``modality_dropout``, independently, and keeps one at random where all would go (scheme "each"); or it loses one of
-them, picked at random, with that probability (scheme "one"). A clip that lost something is answered whole, too, and
-``consistency`` draws the two answers together, each towards the other as it stands. Where nothing is dropped this adds
-nothing.
+them, picked at random, with that probability (scheme "one"). The clip is learned whole as well (the mean of the two
+losses), and ``consistency`` draws the two answers together, each towards the other as it stands. Where nothing is
+dropped both answers are one, and the loss is the plain one.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class FusionOptions:
     table: str = ""
     valid_table: str = ""
     labels: tuple[str, ...] = ()
-    attention: Attention = "votes"
+    attention: Attention = "softmax"
     hidden: int = 64
     dropout: float = 0.2
     modality_dropout: float = 0.5
     scheme: Scheme = "each"
-    consistency: float = 0.2
+    consistency: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.modality_dropout < 1.0:
@@ -135,10 +135,12 @@ class FusionTask:
         assert isinstance(model, FusionNet)
         whole, present, weights = (part.to(device) for part in (batch.whole, batch.present, batch.weights))
         hidden = model.encode({name: rows.to(device) for name, rows in batch.features.items()}, whole)
-        logits = model.answer(hidden, present)
-        each = F.cross_entropy(logits, batch.targets.to(device), reduction="none")
-        if self.options.consistency and bool((whole != present).any()):
-            each = each + self.options.consistency * disagreement(model.answer(hidden, whole), logits)
+        targets, logits = batch.targets.to(device), model.answer(hidden, whole)
+        each = F.cross_entropy(logits, targets, reduction="none")
+        if bool((whole != present).any()):
+            partial = model.answer(hidden, present)
+            each = (each + F.cross_entropy(partial, targets, reduction="none")) / 2
+            each = each + self.options.consistency * disagreement(logits, partial)
         return (each * weights).sum() / weights.sum().clamp_min(1e-9), {}
 
     def validate(self, model: nn.Module) -> dict[str, float]:

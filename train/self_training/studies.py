@@ -49,13 +49,15 @@ def dropout_study(
     steps: int,
     composition: Composition | None = None,
     members: int = 1,
+    networks: int = 1,
     models: Path | None = None,
     progress: Progress = lambda said: None,
 ) -> dict[str, Any]:
     """Train with the recipe's modality dropout and with none, for each seed; score whole and with each one missing.
 
-    A classifier is an ensemble of ``members``; they are kept as ``models/seed-N-with`` and ``-without`` where a folder
-    ``models`` is named.
+    A classifier is an ensemble of ``members``. On each seed's clips ``networks`` of them are trained, from other
+    weights, and their scores are averaged: what one happens to lean on is chance. The first is kept as
+    ``models/seed-N-with`` or ``-without`` where a folder ``models`` is named.
     """
     if config.task.modality_dropout <= 0:
         raise InputError("modality_dropout is 0; allowed: more, to compare with none", field="modality_dropout")
@@ -67,12 +69,16 @@ def dropout_study(
         for name, probability in (("without", 0.0), ("with", config.task.modality_dropout)):
             options = dataclasses.replace(config.task, modality_dropout=probability)
             teach = teach_by(dataclasses.replace(config, task=options), EMODB_6, steps=steps)
-            classifier = teach(train, [1.0] * len(train), [seed + 1000 * number for number in range(members)])
-            if models is not None:
-                classifier.save(models / f"seed-{seed}-{name}")
-            found = {"full": score(classifier, sets.valid)["macro_f1"]}
-            for modality in sets.valid.modalities:
-                found[modality] = score(classifier, sets.valid.without(modality))["macro_f1"]
+            asked = {"full": sets.valid, **{m: sets.valid.without(m) for m in sets.valid.modalities}}
+            each: dict[str, list[float]] = {part: [] for part in asked}
+            for network in range(networks):
+                numbers = range(network * members, (network + 1) * members)
+                classifier = teach(train, [1.0] * len(train), [seed + 1000 * number for number in numbers])
+                if models is not None and network == 0:
+                    classifier.save(models / f"seed-{seed}-{name}")
+                for part, clips in asked.items():
+                    each[part].append(score(classifier, clips)["macro_f1"])
+            found = {part: _mean(values) for part, values in each.items()}
             scores[name].append(found)
             progress(f"seed {seed} {name} modality dropout: {found}")
     modalities = [name for name in scores["with"][0] if name != "full"]
@@ -91,6 +97,7 @@ def dropout_study(
         "seeds": list(seeds),
         "updates": steps,
         "members": members,
+        "networks": networks,
         "composition": dataclasses.asdict(drawn),
         "recipe": config.to_json_dict()["task"],
         **{

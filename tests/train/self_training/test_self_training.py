@@ -40,7 +40,7 @@ def centroids(log: list[tuple[Utterances, list[float]]] | None = None) -> Teach:
     def teach(taught: Utterances, weights: Sequence[float], seeds: Sequence[int]) -> FusionClassifier:
         if log is not None:
             log.append((taught, list(weights)))
-        config = FusionConfig(labels=LABELS, widths={"face": 3}, attention="softmax", hidden=6, dropout=0.0)
+        config = FusionConfig(labels=LABELS, widths={"face": 3}, hidden=6, dropout=0.0)
         members = []
         for _ in seeds:
             net = FusionNet(config)
