@@ -28,6 +28,7 @@ from emollama.labels import canonical
 from emollama.manifest import Manifest, Sample, read_manifest
 from train.clip_batch import ClipBatch, collate
 from train.data.split import Shares, TooFewGroupsError, divide
+from train.data_facts import OWN_FILE, OWN_SPLIT, SET_APART, DataFacts, data_facts, split_facts
 from train.features import FeatureCache
 from train.trainees import Example, Outcome, Reading, Trainee, preset_of, trainee_factory
 
@@ -135,16 +136,20 @@ class ClipTask:
         self.manifest = read_manifest(Path(options.manifest))
         self.validation = read_manifest(Path(options.validation)) if options.validation else self.manifest
         train, valid = self.manifest.of_split("train"), self.validation.of_split("valid")
+        self._rule = OWN_FILE if options.validation else OWN_SPLIT
         if options.validation and not valid:
             valid = self.validation.samples
         if not valid and options.valid_share > 0:
+            self._rule = SET_APART
             train, valid = set_apart(self.manifest, share=options.valid_share, seed=config.seed)
         if not train:
             raise DatasetError(f"{self.manifest.path} has no sample of the split train", field="split")
         self.samples = {"train": train, "valid": valid}
         self.labels = self._label_set()
         self.trainee: Trainee = trainee or trainee_factory(preset_of(options.model))(options, self.labels)
+        offered = {split: len(samples) for split, samples in self.samples.items()}
         self.samples = {split: self._taught(split, samples) for split, samples in self.samples.items()}
+        self._left_out = {split: offered[split] - len(samples) for split, samples in self.samples.items()}
         self.known: dict[str, list[Known]] = {}
         self._begun: dict[str, Tensor] = {}
         self._outcome = Outcome(recipe=config.recipe)
@@ -379,8 +384,20 @@ class ClipTask:
             calibration=calibration,
             has_messages=any(one.sample.messages for one in self.known["train"]),
             license=None if self.manifest.header is None else self.manifest.header.license,
+            data=self._facts(),
         )
         return figures
+
+    def _facts(self) -> DataFacts:
+        splits = {
+            split: split_facts(
+                [one.sample for one in known], [one.present for one in known],
+                [one.reading.seconds for one in known], left_out=self._left_out[split],
+            )
+            for split, known in self.known.items()
+            if known
+        }  # fmt: skip
+        return data_facts(self.manifest, self.validation, self.samples, splits, rule=self._rule)
 
     def scores(self, model: EmoLlama, known: Sequence[Known]) -> np.ndarray:
         """Log-likelihoods [N, K] of the labels for samples with all their modalities, similar lengths together."""

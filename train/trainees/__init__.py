@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from emollama.manifest import Sample
     from emollama.model import EmoLlama
     from emollama.types import Clip
+    from train.data_facts import DataFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ class Outcome:
     """What an export says of its run: the recipe, the last validation's figures, how many samples taught it.
 
     ``calibration`` maps a subset of modalities ("face+voice") to validation scores [N, K] and truths [N], from which a
-    trainee may fit its confidence. ``has_messages`` is true when the samples brought answers of their own.
+    trainee may fit its confidence. ``has_messages`` is true when the samples brought answers of their own. ``data`` is
+    what is known of the data itself.
     """
 
     recipe: str
@@ -70,6 +72,7 @@ class Outcome:
     calibration: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     has_messages: bool = False
     license: str | None = None
+    data: DataFacts | None = None
 
 
 class Trainee(Protocol):
