@@ -7,7 +7,6 @@ The loss is CLIP's, both ways; a batch has one caption for each meaning in it, w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from emollama.labels import NANO_LABELS
 from train.config import TrainConfig, default_data_dir
 from train.recipes.face_captions import caption
 from train.recipes.face_clips import LABELS, equalised, grey_to_pixels, moved, rows_of
+from train.recipes.shuffled import Shuffled
 
 SMALL = ClipShape(
     embed_dim=128, patch_size=24, vision_width=128, vision_layers=4, text_width=128, text_layers=2, head_width=32,
@@ -117,26 +117,14 @@ class EmoVclipClipTask:
         save_clip(model, self.options.shape.to_open_clip(), folder)
 
 
-class _Epoch:
-    """One epoch's batches; batch ``i`` depends on (seed, epoch, i) alone, so that a resumed run can jump to it."""
-
+class _Epoch(Shuffled[Captioned]):
     def __init__(self, task: EmoVclipClipTask, *, epoch: int, seed: int) -> None:
-        self.task, self.epoch, self.seed = task, epoch, seed
-        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        self.order = torch.randperm(len(task.images), generator=generator)
-        self.batch_size = min(task.config.batch_size, len(task.images))
+        super().__init__(len(task.images), batch_size=task.config.batch_size, epoch=epoch, seed=seed)
+        self.task = task
 
-    def __len__(self) -> int:
-        return len(self.order) // self.batch_size
-
-    def __iter__(self) -> Iterator[Captioned]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> Captioned:
+    def batch(self, rows: Tensor, *, number: int) -> Captioned:
         task, options = self.task, self.task.options
-        number = (self.seed * 100_003 + self.epoch) * 10_007 + index + 1
         generator, rng = torch.Generator().manual_seed(number), np.random.default_rng(number)
-        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         pictures = moved(equalised(task.images[rows])[:, None], seed=number)[:, 0]
         mirrored = torch.rand((len(rows), 1, 1), generator=generator) < 0.5
         pictures = torch.where(mirrored, pictures.flip(-1), pictures)
