@@ -82,7 +82,9 @@ def read_text(text: str) -> Start | Explain | End:
     try:
         document: Any = json.loads(text)
     except ValueError as exc:
-        raise ApiError("invalid_value", "a text message is not JSON", param="type") from exc
+        raise ApiError(
+            "invalid_value", "a text message is no JSON; allowed: an object with a type", param="type"
+        ) from exc
     kind = document.get("type") if isinstance(document, dict) else None
     model = _KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:

@@ -300,7 +300,7 @@ class _Sitting:
             await self._inbox.wait(_LOOK_SECONDS if due is None else min(_LOOK_SECONDS, due - now))
             arrived, now = self._inbox.take(), time.monotonic()
             if due is None:
-                if not arrived:
+                if not arrived and self._asked is None:
                     continue
                 due = now + _FIRST_SECONDS
             is_due = now >= due
