@@ -11,8 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 
+from server.deps import SettingsDep
 from server.errors import ApiError
 
 router = APIRouter(include_in_schema=False)
@@ -32,6 +33,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# For so long are analyses kept that the page asks for, unless the service keeps none for so long.
+_KEPT_SECONDS = 3600.0
 _HEADERS = {
     "content-security-policy": POLICY,
     # Camera and microphone are this page's to ask the person for, and nothing else is.
@@ -50,6 +53,22 @@ def files() -> Mapping[str, Path]:
 @router.api_route("/", methods=["GET", "HEAD"])
 async def page() -> Response:
     return _file("index.html")
+
+
+@router.api_route("/web/service.json", methods=["GET", "HEAD"])
+async def service(settings: SettingsDep) -> Response:
+    """What the page must know before anybody gave a key: how large a clip may be, and what there is here."""
+    told = {
+        "wants_key": settings.auth == "keys",
+        "max_seconds": settings.max_seconds,
+        "max_mebibytes": settings.max_upload_mb,
+        "long_max_seconds": settings.analysis_max_seconds,
+        "long_max_mebibytes": settings.analysis_max_mb,
+        "kept_seconds": int(min(_KEPT_SECONDS, settings.analysis_retention_seconds)),
+        "chat_seconds": settings.chat_cache_seconds,
+        "loads_adapters": settings.adapter_root is not None,
+    }
+    return JSONResponse(told, headers=_HEADERS)
 
 
 @router.api_route("/web/{name:path}", methods=["GET", "HEAD"])

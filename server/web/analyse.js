@@ -1,22 +1,30 @@
-// The first view: a clip is chosen, sent and shown, stage by stage.
+// The first view: a clip is chosen, sent and shown, stage by stage; a long one in the background, with its progress.
 
 import { ServiceError, ask, askJson, events } from "./api.js";
 import { announce, byId, el } from "./dom.js";
-import { labelName, percent, seconds, t } from "./i18n.js";
+import { labelName, length, number, percent, seconds, t } from "./i18n.js";
+import { belongs } from "./keep.js";
+import { showProblem } from "./problem.js";
 import { setUpRecorder } from "./record.js";
 import { ResultView } from "./result.js";
+import { service } from "./service.js";
+import { begin, cancel, follow, forgetTask, isLong, remembered } from "./task.js";
 
 const STEPS = ["sent", "decoded", "faces", "label", "rationale", "done"];
+const LONG_STEPS = ["sent", "queued", "windows", "whole", "done"];
 let file = null;
 let url = null;
 let view = null;
 let analysis = null;
-let running = null;
+let running = null;  // {stop}: what the button does
 let steps = {};
+let order = STEPS;
 let extras = [];
+let parts = [];
 
-/** `parts` are made for each analysis: `make({analysis, file, view, clear})` returns {node, close?}. */
-export function setUpAnalyse(parts) {
+/** Each of `made` is called for an analysis: `({analysis, file, name, view, clear})` returns {node, close?}. */
+export function setUpAnalyse(made) {
+  parts = made;
   const input = byId("file");
   input.addEventListener("change", () => choose(input.files[0]));
   const drop = byId("drop");
@@ -34,17 +42,18 @@ export function setUpAnalyse(parts) {
   setUpRecorder(choose);
   byId("intake").addEventListener("submit", (event) => {
     event.preventDefault();
-    analyse(parts);
+    analyse();
   });
-  byId("stop").addEventListener("click", () => running?.abort());
+  byId("stop").addEventListener("click", () => running?.stop());
   document.addEventListener("languagechanged", () => {
     showChosen();
     drawSteps();
     if (analysis) {
       view.update({});
-      addParts(parts);
+      addParts();
     }
   });
+  showChosen();
 }
 
 /** Fill the choice of models; a name in `chosen` is selected. */
@@ -59,70 +68,135 @@ export async function loadModels(chosen = null) {
   }
   select.replaceChildren(el("option", { value: "" }, t("intake.model_own")), ...names.map((name) => el("option", { value: name }, name)));
   select.value = names.includes(wanted) ? wanted : "";
-}
-
-export function showProblem(error, place = byId("problem")) {
-  const isKey = ["missing_api_key", "invalid_api_key"].includes(error.code);
-  place.replaceChildren(...[
-    el("strong", {}, t("problem.title")), el("p", { lang: "en" }, error.message),
-    isKey ? el("button", { type: "button", onclick: () => byId("open-key").click() }, t("key.open")) : null,
-    error.problems?.length ? el("ul", { lang: "en" }, error.problems.map((each) =>
-      el("li", {}, [each.file, each.line && `line ${each.line}`, each.field].filter(Boolean).join(", "), ": ", each.message,
-        each.remedy ? ` ${each.remedy}` : ""))) : null,
-  ].filter(Boolean));
-  place.hidden = false;
+  if (chosen && select.value) byId("options").open = true;
 }
 
 function choose(given) {
   if (!given) return;
   file = given;
   showChosen();
-  byId("problem").hidden = true;
+  byId("problem").hidden = byId("done").hidden = true;
   byId("analyse").focus();
 }
 
 function showChosen() {
   const place = byId("chosen");
   place.hidden = file === null;
-  if (file) place.textContent = t("intake.chosen", { name: file.name, size: (file.size / 2 ** 20).toFixed(1) });
+  if (file) place.textContent = t("intake.chosen", { name: file.name, size: number(file.size / 2 ** 20, 1) });
+  const { max_seconds: short, long_max_seconds: long } = service();
+  byId("limits").textContent = t("intake.limits", { short: length(short), long: length(long) });
 }
 
-async function analyse(parts) {
+async function analyse() {
   if (file === null) {
     showProblem({ message: t("intake.missing") });
+    byId("file").focus();
     return;
   }
+  if (!byId("consent").checkValidity()) {
+    byId("trust-fields").open = true;
+    byId("consent").reportValidity();
+    return;
+  }
+  await work(async (stopped) => (await isLong(file) ? readLong(stopped) : readNow(stopped)));
+}
+
+/** Go on with the long clip of this tab that the page, loaded anew, finds at the service. */
+export async function resumeTask() {
+  const task = remembered();
+  if (task === null) return;
+  await work(() => followLong(task.id, task.name), { isNew: false });
+}
+
+/** Do what gives an analysis, with its progress, its end and what may go wrong. */
+async function work(read, { isNew = true } = {}) {
   clearResult();
-  byId("problem").hidden = true;
-  running = new AbortController();
+  if (isNew) forgetTask();
+  byId("problem").hidden = byId("done").hidden = true;
+  const aborter = new AbortController();
+  running = { stop: () => aborter.abort() };
   byId("stop").hidden = false;
   byId("analyse").disabled = true;
   byId("progress").hidden = false;
   steps = {};
-  step("sent", "active");
-  url = URL.createObjectURL(file);
-  view = new ResultView(byId("result"), file, url);
   try {
-    const response = await ask("analyze?stream=true", { method: "POST", body: form(), signal: running.signal });
-    step("sent", "done");
-    step("decoded", "active");
-    for await (const { name, data } of events(response)) take(name, data);
-    if (analysis === null) throw new ServiceError({ message: t("problem.broken") });
+    await read(aborter.signal);
     byId("progress").hidden = true;
-    addParts(parts);
+    byId("intake").classList.add("compact");
+    addParts();
     announce(t("progress.announce_done", { label: analysis.emotion.label === null ? t("result.nothing") : labelName(analysis.emotion.label) }));
+    if (document.activeElement === document.body || document.activeElement.closest("#intake")) view.focus();
   } catch (error) {
     byId("progress").hidden = true;
-    if (analysis === null) clearResult();
-    if (error.name === "AbortError") announce(t("progress.stopped"));
+    clearResult();
+    if (error.name === "AbortError") {
+      byId("done").replaceChildren(el("strong", {}, t("progress.stopped")));
+      byId("done").hidden = false;
+    } else if (error.code === "analysis_not_found") showProblem({ message: t("task.gone"), code: error.code });
     else if (error instanceof ServiceError) showProblem(error);
     else if (error instanceof TypeError) showProblem({ message: t("problem.unreachable", { reason: error.message }) });
     else throw error;
+    forgetTask();
   } finally {
     running = null;
     byId("stop").hidden = true;
     byId("analyse").disabled = false;
+    if (analysis === null && document.activeElement === document.body) byId("analyse").focus();
   }
+}
+
+async function readNow(signal) {
+  order = STEPS;
+  step("sent", "active");
+  show(file);
+  const response = await ask("analyze?stream=true", { method: "POST", body: form(), signal });
+  step("sent", "done");
+  step("decoded", "active");
+  for await (const { name, data } of events(response)) take(name, data);
+  if (analysis === null) throw new ServiceError({ message: t("problem.broken") });
+}
+
+async function readLong(signal) {
+  order = LONG_STEPS;
+  step("sent", "active");
+  const task = await begin(file, form(), { signal, sent: (part) => step("sent", "active", percent(part)) });
+  await followLong(task.id, file.name);
+}
+
+async function followLong(id, name) {
+  order = LONG_STEPS;
+  step("sent", "done");
+  running.stop = () => {
+    cancel(id).catch((error) => showProblem(error));  // the stream then says that it ended
+  };
+  const result = await follow(id, ({ status, stage, progress }) => {
+    if (status === "queued") return step("queued", "active");
+    step("queued", "done");
+    if (stage !== "whole") return step("windows", "active", t("task.progress", { part: percent(progress) }));
+    step("windows", "done", "");
+    step("whole", "active");
+  });
+  belongs(result.id, id);
+  show(file, name);
+  finish(result);
+}
+
+function show(shown, name = shown.name) {
+  url = shown ? URL.createObjectURL(shown) : null;
+  view = new ResultView(byId("result"), shown, url, { name, again });
+}
+
+/** The clip of a result that was found again, chosen once more so that it can be seen beside it. */
+function again(given) {
+  const known = analysis;
+  closeExtras();
+  view.close();
+  file = given;
+  showChosen();
+  show(given);
+  analysis = known;
+  view.update(known);
+  addParts();
 }
 
 function form() {
@@ -133,6 +207,12 @@ function form() {
     if (value) body.append(name, value);
   }
   return body;
+}
+
+function finish(data) {
+  analysis = data;
+  view.update(data);
+  for (const each of order) step(each, "done");
 }
 
 function take(name, data) {
@@ -152,20 +232,19 @@ function take(name, data) {
   } else if (name === "rationale") {
     view.addRationale(data.text);
   } else if (name === "done") {
-    analysis = data;
-    view.update(data);
-    for (const each of STEPS) step(each, "done");
+    finish(data);
   }
 }
 
 function step(name, state, said = null) {
+  const isNews = steps[name]?.state !== state;
   steps[name] = { state, said: said ?? steps[name]?.said ?? "" };
-  if (state === "active") announce(t(`step.${name}`));
+  if (state === "active" && isNews) announce(t(`step.${name}`));
   drawSteps();
 }
 
 function drawSteps() {
-  byId("steps").replaceChildren(...STEPS.map((name) => {
+  byId("steps").replaceChildren(...order.map((name) => {
     const { state = "", said = "" } = steps[name] ?? {};
     return el("li", { class: state, "aria-current": state === "active" ? "step" : undefined },
       el("span", { class: "mark", "aria-hidden": "true" }, state === "done" ? "✓" : ""), el("span", {}, t(`step.${name}`)),
@@ -174,9 +253,10 @@ function drawSteps() {
   }));
 }
 
-function addParts(parts) {
+function addParts() {
   closeExtras();
-  extras = parts.map((make) => make({ analysis, file, view, clear: forget }));
+  const name = view.name;
+  extras = parts.map((make) => make({ analysis, file, name, view, clear: forget }));
   view.more.replaceChildren(...extras.map((each) => each.node));
 }
 
@@ -190,6 +270,7 @@ function clearResult() {
   view?.close();
   if (url) URL.revokeObjectURL(url);
   view = url = analysis = null;
+  byId("intake").classList.remove("compact");
 }
 
 /** Forget the clip and what was read of it, here in the browser. */

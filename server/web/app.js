@@ -1,15 +1,18 @@
 // Starts the page: its language, its views, and the key.
 
-import { setUpAnalyse, loadModels } from "./analyse.js";
+import { loadModels, resumeTask, setUpAnalyse } from "./analyse.js";
 import { getKey, setKey } from "./api.js";
 import { chatPart } from "./chat.js";
 import { correctPart } from "./correct.js";
+import { deletePart } from "./delete.js";
 import { byId } from "./dom.js";
 import * as i18n from "./i18n.js";
 import { showJobs } from "./jobs.js";
-import { deletePart, reportPart } from "./keep.js";
 import { showLive } from "./live.js";
 import { showModels } from "./models.js";
+import { reportPart } from "./report.js";
+import { loadService, service } from "./service.js";
+import { loadPurposes, setUpTrust } from "./trust.js";
 
 const VIEWS = ["analyse", "live", "jobs", "models"];
 const shows = { live: showLive, jobs: showJobs, models: showModels };
@@ -40,6 +43,7 @@ function setUpKey() {
     else if (dialog.returnValue === "forget") setKey("");
     else return;
     loadModels();
+    loadPurposes();
     show();
   });
 }
@@ -54,9 +58,11 @@ function setUpLanguage() {
   });
 }
 
-await i18n.start();
+await Promise.all([i18n.start(), loadService()]);
+byId("open-key").hidden = !service().wants_key;
 setUpLanguage();
 setUpKey();
+setUpTrust();
 setUpAnalyse([chatPart, correctPart, reportPart, deletePart]);
 byId("skip").addEventListener("click", (event) => {
   event.preventDefault();
@@ -64,5 +70,6 @@ byId("skip").addEventListener("click", (event) => {
 });
 window.addEventListener("hashchange", show);
 show();
-await loadModels();
+await Promise.all([loadModels(), loadPurposes()]);
 document.body.dataset.ready = "yes";
+await resumeTask();

@@ -2,18 +2,23 @@
 
 import { ServiceError, events, post } from "./api.js";
 import { el } from "./dom.js";
-import { t } from "./i18n.js";
-import { showProblem } from "./analyse.js";
+import { length, t } from "./i18n.js";
+import { problemPlace, showProblem } from "./problem.js";
+import { service } from "./service.js";
 
 let talk = null;  // {analysis, messages, uuid, isHeld}: kept when the page is drawn anew in another language
 
 export function chatPart({ analysis, file }) {
+  if (file === null || analysis.windows) {
+    return { node: el("section", { class: "card whole", "aria-labelledby": "chat-title" },
+      el("h2", { id: "chat-title" }, t("chat.title")), el("p", { class: "quiet" }, t("chat.long", { length: length(service().max_seconds) }))) };
+  }
   if (talk?.analysis !== analysis.id) talk = { analysis: analysis.id, messages: [], uuid: randomName(), isHeld: false };
   const mine = talk;
   const list = el("ol", { class: "talk", "aria-live": "polite", "aria-label": t("chat.title") });
   const field = el("input", { id: "question", type: "text", placeholder: t("chat.hint"), autocomplete: "off", maxLength: 2000 });
   const send = el("button", { type: "submit", class: "primary" }, t("chat.send"));
-  const problem = el("div", { class: "problem", role: "alert", hidden: true });
+  const problem = problemPlace();
   let stop = null;
 
   const bubble = ({ role, content }) => {
@@ -58,7 +63,7 @@ export function chatPart({ analysis, file }) {
   }
 
   const node = el("section", { class: "card whole", "aria-labelledby": "chat-title" },
-    el("h2", { id: "chat-title" }, t("chat.title")), el("p", { class: "quiet" }, t("chat.about")), list, problem,
+    el("h2", { id: "chat-title" }, t("chat.title")), el("p", { class: "quiet" }, t("chat.about", { length: length(service().chat_seconds) })), list, problem,
     el("form", { class: "ask", onsubmit: ask }, el("label", { class: "field" }, el("span", {}, t("chat.question")), field), send));
   return { node, close: () => stop?.abort() };
 }

@@ -31,11 +31,12 @@ export function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-/** A table with a caption for who cannot see a chart. `head`: column names; `rows`: lists of texts or elements. */
-export function table(caption, head, rows) {
+/** A table with a caption for who cannot see a chart. `head`: column names; `rows`: lists of texts or elements.
+ * Stacked, a row's cells stand below each other on a phone. */
+export function table(caption, head, rows, { isStacked = false } = {}) {
   const cells = (row) => row.map((cell, index) => (index ? el("td", {}, cell) : el("th", { scope: "row" }, cell)));
   return el("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": caption },
-    el("table", {},
+    el("table", { class: isStacked ? "stack" : undefined },
       el("caption", { class: "visually-hidden" }, caption),
       el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, cells(row))))));

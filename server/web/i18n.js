@@ -24,9 +24,26 @@ export const appears = (label) => (has(`appears.${label}`) ? t(`appears.${label}
 
 export const number = (value, digits = 2) =>
   new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
-export const percent = (value) => new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 }).format(value);
+const wholePercent = (value) => new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 }).format(value);
+/** A probability; one that is small but not nothing is not shown as nothing. */
+export const percent = (value) => (value > 0 && value < 0.005 ? `<\u2009${wholePercent(0.01)}` : wholePercent(value));
 export const seconds = (value) => t("unit.seconds", { value: number(value, 1) });
-export const span = (start, end) => t("unit.span", { start: number(start, 1), end: number(end, 1) });
+
+/** A time of a minute and more as a clock says it: 12:40, 1:02:03. */
+export function clock(value) {
+  const all = Math.floor(value);
+  const two = (part) => String(part).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(all / 3600), Math.floor(all / 60) % 60];
+  return hours ? `${hours}:${two(minutes)}:${two(all % 60)}` : `${minutes}:${two(all % 60)}`;
+}
+/** A time or a length: 12.5 s, 5 min, 12:40. */
+export function length(value) {
+  if (value < 60) return seconds(value);
+  if (value % 60) return clock(value);
+  return value % 3600 ? t("unit.minutes", { value: value / 60 }) : t("unit.hours", { value: value / 3600 });
+}
+export const span = (start, end) =>
+  (end >= 60 ? `${clock(start)}–${clock(end)}` : t("unit.span", { start: number(start, 1), end: number(end, 1) }));
 export const when = (unix) =>
   new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(unix * 1000));
 

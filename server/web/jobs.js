@@ -1,11 +1,11 @@
 // Fine-tuning: a data set goes in, is checked, and a job is followed until its adapter can be tried.
 
 import { ask, askJson, events, post } from "./api.js";
-import { showProblem } from "./analyse.js";
 import { chart, legend } from "./charts.js";
 import { announce, byId, el, table } from "./dom.js";
 import { number, t, when } from "./i18n.js";
 import { tryModel } from "./models.js";
+import { problemPlace, showProblem } from "./problem.js";
 
 const ACTIONS = {
   validating_files: ["cancel"], queued: ["pause", "cancel"], running: ["pause", "cancel"], paused: ["resume", "cancel"],
@@ -17,7 +17,7 @@ let open = null;  // the job that is shown: {id, status, stop, points of its cur
 
 export async function showJobs() {
   leave();
-  const problem = el("div", { class: "problem", role: "alert", hidden: true });
+  const problem = problemPlace();
   const list = el("section", { class: "card", "aria-labelledby": "jobs-list" });
   const detail = el("div", { id: "job" });
   const places = { problem, list, detail };
@@ -76,7 +76,7 @@ async function drawList(places) {
     const rows = data.map((job) => [job.user_provided_suffix || job.id, t(`jobs.status_${job.status}`), when(job.created_at),
       el("button", { type: "button", "aria-label": `${t("jobs.open")}: ${job.user_provided_suffix || job.id}`, onclick: () => show(job, places) }, t("jobs.open"))]);
     list.replaceChildren(el("h2", { id: "jobs-list" }, t("jobs.list")), rows.length
-      ? table(t("jobs.list"), [t("jobs.name"), t("jobs.status"), t("jobs.created"), t("models.actions")], rows)
+      ? table(t("jobs.list"), [t("jobs.name"), t("jobs.status"), t("jobs.created"), t("models.actions")], rows, { isStacked: true })
       : el("p", { class: "quiet" }, t("jobs.none")));
   } catch (error) {
     list.replaceChildren(el("h2", { id: "jobs-list" }, t("jobs.list")));
@@ -98,7 +98,7 @@ async function show(job, places) {
   const actions = el("div", { class: "row" });
   const curve = el("div", { id: "job-curve" });
   const log = el("ol", { class: "log", tabIndex: 0, lang: "en", "aria-label": t("jobs.events") });
-  const wrong = el("div", { class: "problem", role: "alert", hidden: true });
+  const wrong = problemPlace();
   places.detail.replaceChildren(el("section", { class: "card", "aria-labelledby": "job-title" },
     el("h2", { id: "job-title", tabIndex: -1 }, job.user_provided_suffix || job.id), state, actions, wrong, curve,
     el("h3", {}, t("jobs.events")), log));

@@ -29,6 +29,28 @@ export function segmentAt(timeline, track, time) {
   return own.find((each) => each.start <= time && time < each.end) ?? null;
 }
 
+/** Where the clip would be, when there is a result and no clip: after the page was loaded anew. */
+export class NoPlayer {
+  constructor(moved, choose) {
+    Object.assign(this, { moved, time: 0, faces: [], timeline: [] });
+    const input = el("input", { type: "file", id: "again", accept: "video/*,audio/*,.mkv", class: "visually-hidden", onchange: () => input.files[0] && choose(input.files[0]) });
+    this.node = el("div", { class: "player absent" }, el("p", { class: "quiet" }, t("player.absent")),
+      el("span", { class: "row" }, el("label", { class: "button", for: "again" }, t("player.again")), input));
+  }
+
+  seek(time) {
+    this.time = time;
+  }
+
+  show() {
+    this.moved(this.time);
+  }
+
+  close() {
+    this.node.remove();
+  }
+}
+
 export class Player {
   /** `moved(time)` is told where the clip is whenever that changes. */
   constructor(file, url, moved) {

@@ -2,26 +2,31 @@
 
 import { el, table } from "./dom.js";
 import { appears, labelName, number, percent, span, t } from "./i18n.js";
-import { Player } from "./player.js";
+import { longSections } from "./long.js";
+import { NoPlayer, Player } from "./player.js";
 import { timeline } from "./timeline.js";
 
 const MODALITIES = ["visual", "audio", "text"];
 
 /** Shows parts as they become known; `update` takes the fields of the answer, in whatever stage it is. */
 export class ResultView {
-  constructor(place, file, url) {
+  /** Without a file there is no clip to be seen; `again(file)` is told when it is chosen once more. */
+  constructor(place, file, url, { name, again }) {
     this.place = place;
+    this.name = name;
     this.mode = "affect";
     this.known = { timeline: [], faces: [], warnings: [] };
     this.lines = null;
-    this.player = new Player(file, url, (time) => this.lines?.at(time));
+    const moved = (time) => this.lines?.at(time);
+    this.player = file ? new Player(file, url, moved) : new NoPlayer(moved, again);
     const part = (name) => el("div", { class: name, data: { part: name } });
-    this.parts = Object.fromEntries(["verdict", "why", "course", "evidence", "words", "notes"].map((name) => [name, part(name)]));
+    this.parts = Object.fromEntries(["verdict", "why", "course", "long", "evidence", "words", "notes"].map((name) => [name, part(name)]));
     this.more = el("div", { class: "more" });
-    const { verdict, why, course, evidence, words, notes } = this.parts;
+    const { verdict, why, course, long, evidence, words, notes } = this.parts;
     place.replaceChildren(
-      el("div", { class: "beside" }, el("div", { class: "card" }, this.player.node, why, words), el("div", { class: "card" }, verdict)),
-      notes, course, evidence, this.more);
+      el("div", { class: "beside" }, el("div", { class: "card seen" }, this.player.node), el("div", { class: "card judged" }, verdict),
+        el("div", { class: "card told" }, why, words)),
+      notes, long, course, evidence, this.more);
     place.hidden = false;
   }
 
@@ -37,6 +42,14 @@ export class ResultView {
     this.known.rationale = (this.known.rationale ?? "") + text;
     this.rationale ??= this.parts.why.appendChild(el("p", { class: "rationale" }));
     this.rationale.textContent = this.known.rationale;
+  }
+
+  /** Bring the reading into view, also for who reads with the keyboard. */
+  focus() {
+    const title = this.parts.verdict.querySelector("h2");
+    title.tabIndex = -1;
+    title.focus({ preventScroll: true });
+    this.place.scrollIntoView({ block: "start" });
   }
 
   seek(time) {
@@ -58,6 +71,7 @@ export class ResultView {
     this.parts.why.replaceChildren(...(known.emotion ? [el("h3", {}, t("result.why")), this.rationale].filter(Boolean) : []));
     this.parts.notes.replaceChildren(...notes(known.warnings));
     this.parts.words.replaceChildren(...words(known, (time) => this.seek(time)));
+    this.parts.long.replaceChildren(...longSections(known, (time) => this.seek(time)));
     this.parts.evidence.replaceChildren(...(known.evidence ? evidence(known.evidence, (time) => this.seek(time)) : []));
     this.renderTimeline();
   }
@@ -99,8 +113,9 @@ function verdict({ emotion, open_vocabulary: others = [], valence, arousal, mode
     el("h2", { class: "label", id: "label", data: { label: emotion.label } },
       emotion.abstained ? t("result.abstained") : t("result.appears", { how: appears(emotion.label) })),
     emotion.abstained ? el("p", { class: "abstained" }, t("result.abstained_about", { label: labelName(emotion.label) })) : null,
-    el("p", { class: "facts" }, t("result.confidence", { value: percent(emotion.confidence) }),
+    el("p", { class: "facts" }, el("strong", {}, t("result.confidence", { value: percent(emotion.confidence) })),
       others.length ? ` · ${t("result.others", { labels: others.map(labelName).join(", ") })}` : ""),
+    el("p", { class: "quiet small" }, t("result.confidence_short", { number: Math.round(100 * emotion.confidence) })),
     valence === null || valence === undefined ? null
       : el("p", { class: "facts" }, t("result.affect", { valence: number(valence), arousal: number(arousal) })),
     table(t("result.scores"), [t("result.expression"), t("result.probability")], rows),
@@ -130,8 +145,9 @@ function evidence(all, seek) {
       ? el("ul", { class: "cues" }, all[modality].map((each) => el("li", {},
         el("button", { type: "button", class: "cue", data: { start: each.start }, onclick: () => seek(each.start) },
           el("span", { class: "visually-hidden" }, t("evidence.jump")),
-          el("span", { class: "at" }, span(each.start, each.end)), el("span", { lang: "en" }, each.cue),
-          each.supports ? el("span", { class: "tag" }, labelName(each.supports)) : null))))
+          el("span", { class: "at" }, span(each.start, each.end)),
+          each.supports ? el("span", { class: "tag" }, labelName(each.supports)) : null,
+          el("span", { class: "said", lang: "en" }, each.cue)))))
       : el("p", { class: "quiet" }, t("evidence.none")));
   return [el("section", { class: "card", "aria-labelledby": "evidence-title" },
     el("h2", { id: "evidence-title" }, t("evidence.title")), el("p", { class: "quiet" }, t("evidence.about")),
