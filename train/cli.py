@@ -11,7 +11,7 @@ import typer
 
 from emollama.errors import EmoLlamaError, InputError
 
-CALIBRATE, CARD = "nano_calibrate", "nano_card"
+CALIBRATE, CARD, DATA_CARD = "nano_calibrate", "nano_card", "nano_data_card"
 
 app = typer.Typer(help="Train an adapter on your own clips, or a part of nano, by a recipe.")
 
@@ -34,7 +34,8 @@ def train(
     if recipe is None:
         typer.echo("on your own clips: " + ", ".join(name for name in RECIPES if not name.startswith("nano_")))
         typer.echo(
-            "nano from raw data: " + ", ".join((*(n for n in RECIPES if n.startswith("nano_")), CALIBRATE, CARD))
+            "nano from raw data: "
+            + ", ".join((*(n for n in RECIPES if n.startswith("nano_")), CALIBRATE, CARD, DATA_CARD))
         )
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -49,6 +50,12 @@ def train(
             from train.card import write_card
 
             typer.echo(f"written to {write_card()}")
+            return
+        if recipe == DATA_CARD:
+            from train.config import default_data_dir
+            from train.data_card import write_data_card
+
+            typer.echo(f"written to {write_data_card(data or default_data_dir())}")
             return
         config = override(load_recipe(recipe), overrides or ())
         if data is not None:
