@@ -1,6 +1,6 @@
 // The live view: what camera and microphone show, read while they run. Nothing is kept, here or at the service.
 
-import { ServiceError } from "./api.js";
+import { ask, ServiceError } from "./api.js";
 import { chart, legend } from "./charts.js";
 import { announce, byId, el, table } from "./dom.js";
 import { appears, labelName, number, percent, seconds, t } from "./i18n.js";
@@ -131,7 +131,18 @@ class LiveView {
     this.why.disabled = true;
     this.clear();
     if (error === null) announce(t("live.ended"));
+    else if (error.code === "refused") this.askWhy();
     else this.tellProblem(this.words(error));
+  }
+
+  /** A browser hides why a socket was refused; an ordinary request is told. */
+  async askWhy() {
+    try {
+      await ask("v1/models");
+      this.tellProblem(t("live.closed"));
+    } catch (error) {
+      this.tellProblem(error.message);
+    }
   }
 
   /** Let go of what the page would otherwise go on holding for it. */
