@@ -19,6 +19,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from emollama._version import __version__
+from emollama.clip_options import (
+    AdapterOption,
+    DeviceOption,
+    LabelsOption,
+    LanguageOption,
+    ModelOption,
+    TranscriptOption,
+)
 from emollama.converters.cli import convert
 from emollama.converters.export_cli import export
 from emollama.errors import DependencyError, EmoLlamaError, InputError
@@ -154,18 +162,12 @@ def analyze(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON: one object, or a line for each of many.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print a CSV row for each clip.")] = False,
-    transcript: Annotated[
-        str | None, typer.Option(help="The words of the clip, or a file with them (.txt, .srt, .vtt, .json).")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="The labels to choose from, comma-separated, or a set's name such as mer.")
-    ] = None,
-    language: Annotated[str | None, typer.Option(help="Language of the words, e.g. en.")] = None,
-    model: Annotated[str, typer.Option(help="A name of `emollama models`, or a folder.")] = "nano",
-    adapter: Annotated[
-        Path | None, typer.Option(help="A LoRA adapter folder to use instead of the model's own.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    transcript: TranscriptOption = None,
+    labels: LabelsOption = None,
+    language: LanguageOption = None,
+    model: ModelOption = "nano",
+    adapter: AdapterOption = None,
+    device: DeviceOption = "cpu",
     asr: Annotated[
         str | None,
         typer.Option(help="Listen to the words with this recogniser, e.g. whisper-base (downloads it once)."),
@@ -502,14 +504,10 @@ def chat(
     question: Annotated[
         list[str] | None, typer.Option("--question", "-q", help="Answer this and leave; may be given several times.")
     ] = None,
-    transcript: Annotated[
-        str | None, typer.Option(help="The words of the clip, or a file with them (.txt, .srt, .vtt, .json).")
-    ] = None,
-    model: Annotated[str, typer.Option(help="A name of `emollama models`, or a folder.")] = "nano",
-    adapter: Annotated[
-        Path | None, typer.Option(help="A LoRA adapter folder to use instead of the model's own.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    transcript: TranscriptOption = None,
+    model: ModelOption = "nano",
+    adapter: AdapterOption = None,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Ask questions about a clip, one after the other."""
     if not clip.is_file():

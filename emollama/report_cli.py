@@ -1,20 +1,33 @@
-"""``emollama report``: a clip, an analysis or a folder of them as files for people."""
+"""``emollama report``: a clip, an analysis, a folder of clips or of analyses as files for people."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emollama.errors import InputError
+from emollama.batch.folder import RESULTS
+from emollama.clip_options import (
+    AdapterOption,
+    DeviceOption,
+    LabelsOption,
+    LanguageOption,
+    ModelOption,
+    TranscriptOption,
+)
+from emollama.errors import EmoLlamaError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from emollama.reports.video import VideoOptions
+
+_FAILED = 1
+_VIDEO_SUFFIX = ".report.mp4"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -24,11 +37,14 @@ def report(
     ctx: typer.Context,
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A clip, an analysis (.json), or a folder that `emollama batch` filled."),
+        typer.Argument(
+            metavar="PATH",
+            help="A clip, an analysis (.json), a folder of clips, or a folder that `emollama batch` filled.",
+        ),
     ],
     html: Annotated[bool, typer.Option("--html", help="A page (what is written when nothing is asked for).")] = False,
     pdf: Annotated[bool, typer.Option("--pdf", help="A document on A4.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="The timeline as a table.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="The timeline as a table; of batch's folder, the clips.")] = False,
     srt: Annotated[bool, typer.Option("--srt", help="The timeline as SubRip subtitles.")] = False,
     vtt: Annotated[bool, typer.Option("--vtt", help="The timeline as WebVTT subtitles.")] = False,
     video: Annotated[
@@ -41,72 +57,169 @@ def report(
     voice: Annotated[str, typer.Option(help="With --video: keep, change or mute the sound.")] = "keep",
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path(),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace reports that are there already.")] = False,
-    transcript: Annotated[
-        str | None, typer.Option(help="The words of the clip, or a file with them (.txt, .srt, .vtt, .json).")
-    ] = None,
-    language: Annotated[str | None, typer.Option(help="Language of the words, e.g. en.")] = None,
-    model: Annotated[str, typer.Option(help="A name of `emollama models`, or a folder.")] = "nano",
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter folder to use.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    transcript: TranscriptOption = None,
+    labels: LabelsOption = None,
+    language: LanguageOption = None,
+    model: ModelOption = "nano",
+    adapter: AdapterOption = None,
+    device: DeviceOption = "cpu",
 ) -> None:
-    """Write reports about a clip: a page, a document, tables, subtitles, a marked or blurred video."""
-    wanted = [name for name, on in (("html", html), ("pdf", pdf), ("csv", csv), ("srt", srt), ("vtt", vtt)) if on]
-    if not wanted and not video:
-        wanted = ["html"]
+    """Write reports about clips: pages, documents, tables, subtitles, marked or blurred videos."""
+    formats = [name for name, on in (("html", html), ("pdf", pdf), ("csv", csv), ("srt", srt), ("vtt", vtt)) if on]
+    if not formats and not video:
+        formats = ["html"]
     if not video and (blur or no_marks or voice != "keep"):
         raise InputError("--blur, --no-marks and --voice belong to --video", field="video")
     if not path.exists():
         raise InputError(f"{path} does not exist", field="path")
     if not out.is_dir():
         raise InputError(f"--out: the folder {out} does not exist", field="out")
-    if path.is_dir():
-        _report_folder(path, wanted, video=video, out=out, overwrite=overwrite)
+    wanted = _Wanted(formats=tuple(formats), film=_film(marks=not no_marks, blur=blur, voice=voice) if video else None)
+    if path.is_dir() and (path / RESULTS).is_file():
+        _report_batch(path, wanted, out=out, overwrite=overwrite)
         return
-    is_analysis = path.suffix.lower() == ".json"
-    if is_analysis and video:
-        raise InputError("--video wants the clip itself, not its analysis", field="video")
-    targets = {name: _target(out, path, f".{name}", overwrite) for name in wanted}
-    film = _target(out, path, ".report.mp4", overwrite) if video else None
-    if film is not None:
-        from emollama.reports.video import VideoOptions
+    if path.suffix.lower() == ".json":
+        if video:
+            raise InputError("--video wants the clip itself, not its analysis", field="video")
+        _write_formats(_read(path), wanted.missing(out / path.stem, overwrite=overwrite))
+        return
+    analyze = _Analyzing(
+        ctx.obj, transcript=transcript, labels=labels, language=language,
+        which={"model": model, "adapter": adapter, "device": device},
+    )  # fmt: skip
+    if not path.is_dir():
+        _report_clip(path, analyze, wanted, wanted.missing(out / path.stem, overwrite=overwrite))
+        return
+    if transcript is not None:
+        raise InputError("--transcript belongs to one clip; a folder has several", field="transcript")
+    if failed := _report_clips(path, analyze, wanted, out=out, overwrite=overwrite):
+        typer.echo(f"{failed} clips failed; the same command does them again", err=True)
+        raise typer.Exit(_FAILED)
 
-        options = VideoOptions(marks=not no_marks, blur=blur, voice=voice)  # type: ignore[arg-type]
-    if is_analysis:
-        document: Mapping[str, Any] = _read(path)
-    else:
-        document = _analysed(ctx.obj, path, transcript, language, model=model, adapter=adapter, device=device)
-    from emollama.reports import write_report
 
-    for name, target in targets.items():
-        _write(target, write_report(document, name))
-        typer.echo(str(target))
-    if film is not None:
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What is to be written of each clip."""
+
+    formats: tuple[str, ...]
+    film: VideoOptions | None
+
+    def targets(self, stem: Path) -> dict[str, Path]:
+        """Return format (or "video") -> file of one clip."""
+        named = {name: stem.with_name(f"{stem.name}.{name}") for name in self.formats}
+        return named if self.film is None else {**named, "video": stem.with_name(f"{stem.name}{_VIDEO_SUFFIX}")}
+
+    def missing(self, stem: Path, *, overwrite: bool) -> dict[str, Path]:
+        """Return the same, and refuse to replace a file unasked."""
+        targets = self.targets(stem)
+        for target in targets.values():
+            if target.exists() and not overwrite:
+                raise InputError(f"{target} is there already; --overwrite replaces it", field="out")
+        return targets
+
+
+class _Analyzing:
+    """Analyses clips; the model is loaded for the first one."""
+
+    def __init__(
+        self,
+        loader: Callable[..., Any] | None,
+        *,
+        transcript: str | None,
+        labels: str | None,
+        language: str | None,
+        which: Mapping[str, Any],
+    ) -> None:
+        from emollama.cli import BatchOptions, load_analyzer, read_transcript
+        from emollama.labels import parse_label_set
+
+        names = None if labels is None else parse_label_set(labels)
+        words = read_transcript(transcript, language=language)
+        self._job = BatchOptions(transcript=words, labels=names, language=language, asr=None)
+        self._load, self._which = loader or load_analyzer, dict(which)
+        self._analyzer: Any = None
+
+    def __call__(self, path: Path) -> dict[str, Any]:
+        from emollama.cli import analyze_one
+
+        if self._analyzer is None:
+            self._analyzer = self._load(self._which.pop("model"), **self._which)
+        document: dict[str, Any] = analyze_one(self._analyzer, str(path), self._job).to_json_dict()
+        return document
+
+
+def _film(*, marks: bool, blur: bool, voice: str) -> VideoOptions:
+    from emollama.reports.video import VideoOptions
+
+    return VideoOptions(marks=marks, blur=blur, voice=voice)  # type: ignore[arg-type]
+
+
+# ---- one clip, many clips, what batch made ------------------------------------------------------------------------
+
+
+def _report_clip(path: Path, analyze: _Analyzing, wanted: _Wanted, targets: Mapping[str, Path]) -> None:
+    """Write what is in ``targets``; the video after the rest, because it takes the longest."""
+    document = analyze(path)
+    _write_formats(document, targets)
+    if "video" in targets:
         from emollama.reports.video import write_video
 
-        with _bar(f"writing {film.name}") as tell:
-            write_video(path, document, film, options, progress=tell)
-        typer.echo(str(film))
+        with _bar(f"writing {targets['video'].name}") as tell:
+            write_video(path, document, targets["video"], wanted.film, progress=tell)
+        typer.echo(str(targets["video"]))
 
 
-def _report_folder(path: Path, wanted: list[str], *, video: bool, out: Path, overwrite: bool) -> None:
+def _report_clips(folder: Path, analyze: _Analyzing, wanted: _Wanted, *, out: Path, overwrite: bool) -> int:
+    """Report every clip of a folder under its own name; return how many failed.
+
+    What is there already is left, so that a run which was ended goes on where it was; a file is there whole or not.
+    """
+    from emollama.cli import list_clips
+
+    clips = [Path(name) for name in list_clips([str(folder)])]
+    failed = there = 0
+    for clip in _with_progress(clips):
+        # With its suffix: talk.mp4 and talk.wav are two clips.
+        targets = wanted.targets(out / clip.relative_to(folder))
+        left = {name: target for name, target in targets.items() if overwrite or not target.exists()}
+        if not left:
+            there += 1
+            continue
+        try:
+            for target in left.values():
+                target.parent.mkdir(parents=True, exist_ok=True)
+            _report_clip(clip, analyze, wanted, left)
+        except (EmoLlamaError, OSError) as error:
+            failed += 1
+            typer.echo(f"error: {clip}: {' '.join(str(error).split())}", err=True)
+    typer.echo(f"{out}: {len(clips) - there - failed} clips reported, {there} already there, {failed} failed", err=True)
+    return failed
+
+
+def _report_batch(path: Path, wanted: _Wanted, *, out: Path, overwrite: bool) -> None:
     from emollama.reports import SUMMARY_FORMATS, write_summary
     from emollama.reports.folder import folder_summary
 
-    if video or not set(wanted) <= set(SUMMARY_FORMATS):
+    if wanted.film is not None or not set(wanted.formats) <= set(SUMMARY_FORMATS):
         allowed = ", ".join(f"--{name}" for name in SUMMARY_FORMATS)
-        raise InputError(f"what can be written of a folder: {allowed}", field="path")
-    targets = {name: _target(out, path.resolve(), f".{name}", overwrite) for name in wanted}
+        raise InputError(f"what can be written of a folder of answers: {allowed}", field="path")
+    targets = wanted.missing(out / path.resolve().name, overwrite=overwrite)
     summary = folder_summary(path)
     for name, target in targets.items():
         _write(target, write_summary(summary, name))
         typer.echo(str(target))
 
 
-def _target(out: Path, path: Path, suffix: str, overwrite: bool) -> Path:
-    target = out / f"{path.stem if path.is_file() else path.name}{suffix}"
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} is there already; --overwrite replaces it", field="out")
-    return target
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+def _write_formats(document: Mapping[str, Any], targets: Mapping[str, Path]) -> None:
+    from emollama.reports import write_report
+
+    for name, target in targets.items():
+        if name != "video":
+            _write(target, write_report(document, name))
+            typer.echo(str(target))
 
 
 def _write(target: Path, content: bytes) -> None:
@@ -128,16 +241,14 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def _analysed(
-    loader: Callable[..., Any] | None, path: Path, transcript: str | None, language: str | None, **which: Any
-) -> dict[str, Any]:
-    from emollama.cli import BatchOptions, analyze_one, load_analyzer, read_transcript
+def _with_progress(clips: Sequence[Path]) -> Iterator[Path]:
+    if not sys.stderr.isatty():
+        yield from clips
+        return
+    from rich.console import Console
+    from rich.progress import track
 
-    words = read_transcript(transcript, language=language)
-    analyzer = (loader or load_analyzer)(which.pop("model"), **which)
-    job = BatchOptions(transcript=words, labels=None, language=language, asr=None)
-    document: dict[str, Any] = analyze_one(analyzer, str(path), job).to_json_dict()
-    return document
+    yield from track(clips, description="reporting", console=Console(stderr=True))
 
 
 @contextmanager

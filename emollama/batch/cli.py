@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from emollama.clip_options import AdapterOption, DeviceOption, LabelsOption, ModelOption
 from emollama.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,17 +38,13 @@ def batch(
     root: Annotated[
         Path | None, typer.Option(help="Where relative paths of the list start (default: beside it).")
     ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="The labels to choose from, comma-separated, or a set's name such as mer.")
-    ] = None,
+    labels: LabelsOption = None,
     language: Annotated[
         str | None, typer.Option(help="Language of words that have none of their own, e.g. en.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A name of `emollama models`, or a folder.")] = "nano",
-    adapter: Annotated[
-        Path | None, typer.Option(help="A LoRA adapter folder to use instead of the model's own.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    model: ModelOption = "nano",
+    adapter: AdapterOption = None,
+    device: DeviceOption = "cpu",
     asr: Annotated[
         str | None, typer.Option(help="Listen to words that are not given with this recogniser, e.g. whisper-base.")
     ] = None,

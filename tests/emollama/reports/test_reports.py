@@ -7,6 +7,7 @@ import io
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from emollama.cli import app
 from emollama.disclosure import NOTES
-from emollama.errors import InputError
+from emollama.errors import InputError, UndecodableMediaError
 from emollama.reports import FORMATS, SUMMARY_FORMATS, write_report, write_summary
 from emollama.reports.charts import colour
 from emollama.reports.folder import folder_summary
@@ -200,7 +201,7 @@ def test_a_folder_becomes_page_document_and_table_at_once(tmp_path: Path) -> Non
     assert sorted(p.name for p in tmp_path.iterdir()) == ["answers", "answers.csv", "answers.html", "answers.pdf"]
     wrong = CliRunner().invoke(app, [*given, "--srt"])
     assert wrong.exit_code == 2
-    assert "what can be written of a folder: --html, --pdf, --csv" in wrong.output
+    assert "what can be written of a folder of answers: --html, --pdf, --csv" in wrong.output
 
 
 def test_the_command_writes_what_is_asked_for_and_replaces_nothing_unasked(tmp_path: Path) -> None:
@@ -233,7 +234,62 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, options: list[str],
     assert told in answer.output
 
 
-def test_a_folder_that_batch_did_not_fill_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_clip_is_refused(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path)])
     assert answer.exit_code == 2
-    assert "holds no results.jsonl" in answer.output
+    assert "holds no media file" in answer.output
+
+
+class Reading:
+    """Stands for a loaded analyzer: one analysis for every clip, but for those that it cannot read."""
+
+    def __init__(self, bad: str = "") -> None:
+        self.bad, self.seen = bad, list[str]()
+
+    def analyze(self, source: Path, **options: Any) -> Any:
+        self.seen.append(source.name)
+        if source.name == self.bad:
+            raise UndecodableMediaError(f"{source.name} is no clip")
+        return SimpleNamespace(to_json_dict=lambda: analysis(clip=source.name))
+
+
+def test_a_folder_of_clips_is_gone_through_past_a_bad_one_and_gone_on_with(media: Any, tmp_path: Path) -> None:
+    clips, out = tmp_path / "clips", tmp_path / "out"
+    (clips / "day 2").mkdir(parents=True)
+    out.mkdir()
+    for place in ("b.wav", "b.mp3", "day 2/a.wav"):
+        media.wav(clips / place)
+    reading = Reading(bad="b.wav")
+    loaded: list[str] = []
+
+    def load(model: str, **_: Any) -> Reading:
+        loaded.append(model)
+        return reading
+
+    run = CliRunner().invoke
+    given = ["report", str(clips), "--out", str(out), "--html", "--csv"]
+    first = run(app, given, obj=load)
+    assert first.exit_code == 1
+    assert "b.wav is no clip" in first.output
+    assert "2 clips reported, 0 already there, 1 failed" in first.output
+    written = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    assert written == ["b.mp3.csv", "b.mp3.html", "day 2/a.wav.csv", "day 2/a.wav.html"]
+    (out / "b.mp3.html").unlink()  # a run that was ended between two files
+    reading.bad, reading.seen = "", []
+    again = run(app, given, obj=load)
+    assert again.exit_code == 0, again.output
+    assert "2 clips reported, 1 already there, 0 failed" in again.output
+    assert reading.seen == ["b.mp3", "b.wav"]
+    assert loaded == ["nano", "nano"], "once a run"
+    reading.seen = []
+    run(app, given, obj=load)
+    assert (reading.seen, loaded) == ([], ["nano", "nano"]), "where nothing is left to do, no model is loaded"
+    assert run(app, [*given, "--overwrite"], obj=load).exit_code == 0
+    assert len(reading.seen) == 3
+
+
+def test_words_of_one_clip_are_not_those_of_a_folder(media: Any, tmp_path: Path) -> None:
+    media.wav(tmp_path / "a.wav")
+    answer = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path), "--transcript", "so it is"])
+    assert answer.exit_code == 2
+    assert "--transcript belongs to one clip" in answer.output
