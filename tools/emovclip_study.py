@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="Where the trainings lie.")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--clips-per-class", type=int, default=100, help="How many of a label are learned from.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-steps", type=int, default=None, help="End every training early, to try the command.")
     parser.add_argument("--json", type=Path, default=None)
@@ -79,6 +80,7 @@ def study(given: argparse.Namespace) -> dict[str, Any]:
             "zero_shot_on_stills": _last_validation(given.runs / "emovclip-clip"),
         },
         "prompts": load_recipe("emovclip").to_json_dict(),
+        "clips_per_class": given.clips_per_class,
         "by_seed": rows,
         "mean_and_spread": {
             system: {figure: _spread([row[system][figure] for row in rows]) for figure in figures}
@@ -92,8 +94,14 @@ def study(given: argparse.Namespace) -> dict[str, Any]:
 
 def _one(given: argparse.Namespace, backbone: Path, seed: int) -> dict[str, Any]:
     config = dataclasses.replace(load_recipe("emovclip"), seed=seed)
-    changes = {"data": str(given.data), "backbone": str(backbone), "clips_seed": seed}
-    folder = f"emovclip/seed-{seed}"
+    # As many updates whatever there is to learn from: fewer clips are gone through more often.
+    number, usual = given.clips_per_class, config.task.clips_per_class
+    often = max(1, usual * len(LABELS) // config.batch_size) // max(1, number * len(LABELS) // config.batch_size)
+    config = dataclasses.replace(
+        config, epochs=config.epochs * often, validate_every_epochs=config.validate_every_epochs * often
+    )
+    changes = {"data": str(given.data), "backbone": str(backbone), "clips_seed": seed, "clips_per_class": number}
+    folder = f"emovclip/{number}-clips/seed-{seed}"
     export = _train(config, given, folder=folder, changes=changes)
     task = EmoVclipTask(config, dataclasses.replace(config.task, **changes))
     held_out = ferplus.load(given.data, "valid")

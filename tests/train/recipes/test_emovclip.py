@@ -201,11 +201,11 @@ def test_the_study_runs_whole_and_writes_its_figures(
 
     log = tmp_path / "log.json"
     command = ["emovclip_study.py", "--data", str(data), "--runs", str(tmp_path), "--seeds", "0,1", "--max-steps", "1"]
-    monkeypatch.setattr(sys, "argv", [*command, "--json", os.fspath(log)])
+    monkeypatch.setattr(sys, "argv", [*command, "--clips-per-class", "20", "--json", os.fspath(log)])
     monkeypatch.setattr(emovclip_study, "STRENGTHS", (0.01, 1.0))
     emovclip_study.main()
     result = json.loads(log.read_text())["result"]
-    assert [row["seed"] for row in result["by_seed"]] == [0, 1]
+    assert [(row["seed"], row["clips"]["train"]) for row in result["by_seed"]] == [(0, 60), (1, 60)]
     over = [row["prompts"]["macro_f1"] - row["probe"]["macro_f1"] for row in result["by_seed"]]
     assert result["prompts_over_probe"]["macro_f1"]["mean"] == pytest.approx(np.mean(over), abs=1e-4)
     assert result["by_seed"][0]["clips"]["test"] == 15
