@@ -25,7 +25,7 @@ from server.auth import new_key
 from server.live.protocol import picture_message, sound_message
 from server.records import keys
 
-pytestmark = pytest.mark.in_process("a live session reads in the service itself")
+pytestmark = pytest.mark.in_process(reason="a live session reads in the service itself")
 
 SAMPLE = Path(emollama.__file__).parent / "assets" / "sample" / "sample.mp4"
 ADMIN_KEY = "operator-" + "k" * 32
