@@ -31,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 CACHE = Path("runs/fusion-items")
+FEW_LABELS = ("task.attention=votes",)  # what self-training begins with; an override of one's own comes after it
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value of the recipe, e.g. task.hidden=128")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the raw data. Default: $EMOLLAMA_DATA, ../shared/data.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, separated by commas.")]
@@ -234,7 +235,7 @@ def self_train_command(
         if scored is not None and (shared := set(scored.names) & (set(known.names) | set(unknown.names))):
             raise InputError(f"{sorted(shared)[0]!r} of {valid} is among the training clips", field="valid")
         labels = sorted({label for label in known.labels if label is not None})
-        teach = teach_by(_recipe(overrides), labels, steps=steps)
+        teach = teach_by(_recipe((*FEW_LABELS, *(overrides or ()))), labels, steps=steps)
         done = self_train(known, unknown, options, teach)
         scores = cross_validate(known, unknown, options, teach) if folds else ()
         for each in done:
@@ -308,7 +309,7 @@ def self_training_study_command(
         document = self_training_study(
             _data(data),
             cache,
-            _recipe(overrides),
+            _recipe((*FEW_LABELS, *(overrides or ()))),
             Options(rounds=rounds, members=members, threshold=threshold, folds=folds),
             seeds=_numbers(seeds),
             steps=steps,

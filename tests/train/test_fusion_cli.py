@@ -58,6 +58,7 @@ def test_folders_become_tables_rounds_and_a_submission(folders: Path) -> None:
     assert report["rounds"][1]["pseudo_labels"]["taken"] == 12
     assert report["rounds"][1]["cross_validation"]["pseudo_labels_in_validation"] == 0
     assert {"command", "date", "git_revision"} <= set(report)
+    assert json.loads((out / "round-1" / "fusion.json").read_text())["attention"] == "votes"
     with (out / "pseudo-1.csv").open() as file:
         told = {row["name"]: row["discrete"] for row in csv.DictReader(file)}
     assert told == {f"clip{n}": LABELS[n % 2] for n in range(24, 36)}
