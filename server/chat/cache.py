@@ -109,6 +109,14 @@ class ClipCache:
             self._forget_names()
             return len(gone)
 
+    def drop(self, owner: str, uuid: str) -> bool:
+        """Forget the clips to which an owner gave a uuid, under whatever model; False when none was held."""
+        with self._lock:
+            named = {key for (who, _, name), key in self._names.items() if (who, name) == (owner, uuid)}
+            gone = [key for key in named if self._entries.pop(key, None) is not None]
+            self._forget_names()
+            return bool(gone)
+
     def _expire(self) -> None:
         oldest = self._clock() - self.seconds
         gone = [key for key, entry in self._entries.items() if entry.used_at < oldest]

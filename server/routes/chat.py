@@ -30,7 +30,7 @@ from server.deps import (
 )
 from server.errors import ApiError, responses
 from server.routes.analyze import until_gone
-from server.schemas.chat import REQUEST_BODY, ChatIn, ChatOut
+from server.schemas.chat import REQUEST_BODY, ChatClipForgottenOut, ChatIn, ChatOut
 from server.streaming.sse import EVENT_SCHEMA, EventResponse
 from server.trust.auditing import about
 from server.trust.declared import consent_of
@@ -93,6 +93,12 @@ async def create_chat_completion(
             return await whole(running, tally, given.model)
         events = stream(running, tally, given.model)
         return EventResponse(events, held=held.pop_all(), heartbeat_seconds=settings.stream_heartbeat_seconds)
+
+
+@router.delete("/clips/{uuid}", summary="Forget a clip that was asked about")
+def forget_clip(uuid: str, desk: ChatDep, principal: PrincipalDep) -> ChatClipForgottenOut:
+    """What was read of the clip of that `uuid` goes from the memory of this process, before its time is over."""
+    return ChatClipForgottenOut(id=uuid, deleted=desk.cache.drop(principal.owner, uuid))
 
 
 async def _in_time(reading: Awaitable[T], seconds: float) -> T:

@@ -255,6 +255,16 @@ class MetricsOut(BaseModel):
     generation_ms: float
 
 
+class ChatClipForgottenOut(BaseModel):
+    """A clip that is not held for questions any more."""
+
+    model_config = ConfigDict(title="ChatClipForgotten")
+
+    id: str = Field(description="The uuid that the request named.")
+    object: Literal["chat.clip"] = "chat.clip"
+    deleted: bool = Field(description="False: it was not held, or not here.")
+
+
 class ChatOut(BaseModel):
     model_config = ConfigDict(title="ChatCompletion")
 

@@ -1,6 +1,6 @@
 // Questions about the clip, in the dialect of OpenAI's clients. The clip goes out once; after that its uuid names it.
 
-import { ServiceError, events, post } from "./api.js";
+import { ServiceError, ask as request, events, post } from "./api.js";
 import { el } from "./dom.js";
 import { length, t } from "./i18n.js";
 import { problemPlace, showProblem } from "./problem.js";
@@ -68,7 +68,11 @@ export function chatPart({ analysis, file }) {
   return { node, close: () => stop?.abort() };
 }
 
-export const forgetTalk = () => { talk = null; };
+/** Forget the conversation, here and what the service holds of the clip for it. */
+export async function forgetTalk() {
+  if (talk?.isHeld) await request(`v1/chat/clips/${talk.uuid}`, { method: "DELETE" });
+  talk = null;
+}
 
 /** Ask, with the clip itself when the service does not hold it (any more). */
 async function opened(talk, file, analysis, signal) {

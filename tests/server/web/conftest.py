@@ -30,6 +30,25 @@ class Visit:
     faults: list[str]
     elsewhere: list[str]
 
+    def send(self, clip: Path) -> None:
+        """Choose a clip, analyse it and wait until all of its answer is on the page."""
+        self.page.set_input_files("#file", str(clip))
+        self.page.click("#analyse")
+        self.page.wait_for_selector("#delete", timeout=90_000)
+
+    def expects(self, *words: str) -> None:
+        """Take faults with one of these words out: the browser writes every refused request to its console."""
+        self.faults[:] = [each for each in self.faults if not any(word in each for word in words)]
+
+    def faults_for_readers(self) -> list[str]:
+        """What axe-core finds that is serious or worse."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        found = Axe().run(self.page).response["violations"]
+        return [
+            f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")
+        ]
+
 
 @pytest.fixture(scope="session")
 def browser_path() -> str:
@@ -101,7 +120,12 @@ def browser(browser_path: str) -> Iterator[Any]:
 @pytest.fixture
 def visit(browser: Any, web_service: str) -> Iterator[Visit]:
     """The page in a browser context of its own; a fault of it fails the test at its end."""
-    base = web_service
+    with visiting(browser, web_service) as seen:
+        yield seen
+
+
+@contextlib.contextmanager
+def visiting(browser: Any, base: str) -> Iterator[Visit]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB", accept_downloads=True)
     page = context.new_page()
     seen = Visit(page=page, base=base, faults=[], elsewhere=[])
