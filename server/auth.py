@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
@@ -184,11 +185,15 @@ class KeyRing:
         )
 
 
-async def admit(ring: KeyRing, token: str, *, needed: str, headers: dict[str, str]) -> Principal:
-    """Return whose key this is, when it may ask now for what it needs; raises `ApiError`. ``headers`` get its rate."""
+async def admit(ring: KeyRing, token: str, *, needed: str, headers: dict[str, str], state: dict[str, Any]) -> Principal:
+    """Return whose key this is, when it may ask now for what it needs; raises `ApiError`.
+
+    ``headers`` get its rate, the connection's ``state`` gets who was refused (``known``).
+    """
     principal = await asyncio.to_thread(ring.identify, token)
     if principal is None:
         raise ApiError("invalid_api_key", headers=_CHALLENGE)
+    state["known"] = principal
     require_rate(ring, principal, headers=headers)
     if not principal.may(needed):
         raise ApiError("insufficient_scope", f"this key has not the scope {needed!r} that the request needs")
@@ -247,6 +252,6 @@ class AuthMiddleware:
         if kind.lower() != "bearer" or not token.strip():
             raise ApiError("missing_api_key", headers=_CHALLENGE)
         needed = needed_scope(scope.get("method", "GET"), path)
-        principal = await admit(ring, token.strip(), needed=needed, headers=headers)
+        principal = await admit(ring, token.strip(), needed=needed, headers=headers, state=scope["state"])
         scope["state"].setdefault("log", {})["key"] = principal.key_id or ADMIN
         return principal

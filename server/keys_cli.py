@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from server.records.audit import Event
     from server.store import Store
 
 app = typer.Typer(
@@ -31,22 +32,33 @@ def create(
     per_minute: Annotated[int | None, typer.Option(help="Requests a minute. Default: EMOLLAMA_KEY_RATE.")] = None,
     expires_days: Annotated[float | None, typer.Option(help="Days until it ends. Default: never.")] = None,
     note: Annotated[str, typer.Option(help="A note for yourself.")] = "",
+    purpose: Annotated[
+        str | None, typer.Option(help="What emotions are read for with it; --note says why an exception holds.")
+    ] = None,
 ) -> None:
     """Make a key and print it. It is shown this once; the database has only a digest of it."""
     from emollama.errors import InputError
     from server.auth import new_key
+    from server.cli import read_settings
     from server.records import keys
+    from server.records.audit import Event
 
     if expires_days is not None and expires_days <= 0:
         _refuse(f"expires-days is {expires_days:g}; it must be above 0")
     chosen = [scope.strip() for scope in scopes.split(",") if scope.strip()]
     end = None if expires_days is None else time.time() + expires_days * 86_400
     try:
-        text, record = new_key(owner=owner, scopes=chosen, note=note, per_minute=per_minute, expires_at=end)
+        text, record = new_key(
+            owner=owner, scopes=chosen, note=note, per_minute=per_minute, expires_at=end, purpose=purpose
+        )
+        allowed = read_settings({}).purpose
+        if record.purpose is not None and allowed and record.purpose not in allowed:
+            _refuse(f"purpose is {record.purpose!r}; EMOLLAMA_PURPOSE allows: {', '.join(allowed)}")
     except InputError as exc:
         _refuse(str(exc))
-    with _store() as store:
+    with open_database() as store:
         keys.add(store, record)
+        write_down(store, Event(action="keys.create", owner=record.owner, key_id=record.id, purpose=record.purpose))
     typer.echo(text)
 
 
@@ -55,22 +67,27 @@ def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
     """List the keys: their ids, owners, scopes and ends; never a key."""
     from server.records import keys
 
-    with _store() as store:
+    with open_database() as store:
         found = keys.all_keys(store)
     if as_json:
         rows = [{name: value for name, value in vars(key).items() if name != "digest"} for key in found]
         typer.echo(json.dumps(rows, indent=2))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("key", "owner", "scopes", "a minute", "made", "state", "note", box=None)
+    table = Table(
+        Column("key", no_wrap=True), "owner", "scopes", "purpose", "a minute", "made", Column("state", no_wrap=True),
+        "note", box=None,
+    )  # fmt: skip
     for key in found:
         state = "revoked" if key.revoked_at else "valid" if key.is_valid(now=time.time()) else "expired"
         rate = "" if key.per_minute is None else str(key.per_minute)
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(key.created_at))
-        table.add_row(key.id, Text(key.owner), ",".join(key.scopes), rate, made, state, Text(key.note))
+        table.add_row(
+            key.id, Text(key.owner), ",".join(key.scopes), key.purpose or "", rate, made, state, Text(key.note)
+        )
     Console().print(table)
 
 
@@ -78,10 +95,13 @@ def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
 def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id: what stands after emo_.")]) -> None:
     """End a key at once, in every process on this database."""
     from server.records import keys
+    from server.records.audit import Event
 
-    with _store() as store:
+    with open_database() as store:
         if not keys.revoke(store, key, now=time.time()):
             _refuse(f"there is no key {key[:60]!r} that could be revoked; `emollama keys list` shows them")
+        found = keys.find(store, key)
+        write_down(store, Event(action="keys.revoke", owner=found.owner if found else None, key_id=key))
     typer.echo(f"revoked {key}")
 
 
@@ -100,9 +120,10 @@ def erase(
     from server.cli import read_settings
     from server.errors import ApiError
     from server.layout import DataFolder
+    from server.records.audit import Event
     from server.schemas.owners import ErasureOut
 
-    with _store() as store:
+    with open_database() as store:
         held = erasure.count(store, owner)
         if not yes:
             told = ", ".join(f"{number} {kind}" for kind, number in held.items() if number and kind != "api_keys")
@@ -112,11 +133,13 @@ def erase(
             done = erasure.erase(store, data, owner, with_keys=keys)
         except ApiError as exc:
             _refuse(str(exc))
+        write_down(store, Event(action="keys.erase", owner=owner, subject_id=done.id))
     typer.echo(ErasureOut.of(done).model_dump_json(indent=2))
 
 
 @contextlib.contextmanager
-def _store() -> Iterator[Store]:
+def open_database() -> Iterator[Store]:
+    """Open the service's database; what is wrong with it ends the command with one line."""
     from emollama.errors import EmoLlamaError
     from server.app import open_store
     from server.cli import read_settings
@@ -131,6 +154,15 @@ def _store() -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def write_down(store: Store, event: Event) -> None:
+    """Put what a command did into the audit log, where one is kept."""
+    from server.cli import read_settings
+    from server.records import audit
+
+    if read_settings({}).audit:
+        audit.append(store, [event])
 
 
 def _refuse(message: str) -> NoReturn:

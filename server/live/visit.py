@@ -147,7 +147,9 @@ class Visit:
             key = offered_key if start.key is None else start.key.get_secret_value()
             if not key:
                 raise ApiError("missing_api_key", "the session has no API key; allowed: in a header or as start.key")
-            principal = await admit(self._socket.app.state.keys, key, needed=_SCOPE, headers={})
+            principal = await admit(
+                self._socket.app.state.keys, key, needed=_SCOPE, headers={}, state=self._socket.scope["state"]
+            )
         self._log["key"] = principal.key_id
         self._socket.state.principal = principal
         declare(self._socket, principal)

@@ -8,6 +8,7 @@ there are, ids that we gave, and the reference to a consent.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.auth import ADMIN, LOCAL, known_prefix
+from server.auth import known_prefix
 from server.rates import Rates
 from server.records.audit import Event
 from server.trust.declared import CONSENT_FIELD
@@ -98,8 +99,13 @@ class AuditMiddleware:
 
         try:
             await self._app(scope, receive_watched, send_written)
-        except BaseException:
+        except Exception:
+            # The edge, which is outside of this, answers it.
             status = status or 500
+            scope["state"].setdefault("log", {}).setdefault("error_code", "internal_error")
+            raise
+        except asyncio.CancelledError:
+            scope["state"].setdefault("log", {}).setdefault("error_code", "client_closed_request")
             raise
         finally:
             await write()
@@ -120,7 +126,7 @@ class AuditMiddleware:
                 return None
             if method in ("GET", "HEAD") and not entry.is_handed_out:
                 return None
-        principal = state.get("principal")
+        principal = state.get("principal") or state.get("known")
         key = None if principal is None else principal.key_id or log.get("key")
         if is_refused and self._refusals.take(key or "", per_minute=_REFUSALS_PER_MINUTE).wait_seconds:
             return None
@@ -146,10 +152,3 @@ def _named(scope: Scope) -> str | None:
 def _template(path: str) -> str:
     """Return the first words of a path that was refused before a route was found; the rest may be anything."""
     return known_prefix(path) or "(unknown)"
-
-
-def own_event(
-    action: str, *, owner: str | None = LOCAL, subject: str | None = None, key_id: str | None = ADMIN
-) -> Event:
-    """Return a row for what the operator did by a command."""
-    return Event(action=action, owner=owner, key_id=key_id, subject_id=subject)

@@ -474,6 +474,24 @@ def module_live(tmp_path_factory: Any, remote: Any) -> Iterator[Callable[..., Li
     services.stop()
 
 
+def places_of(marker: str, *roots: Path) -> set[str]:
+    """Every file under the folders in which, or in whose name, the marker is; the service may delete meanwhile."""
+    for _ in range(20):
+        with contextlib.suppress(FileNotFoundError):  # what went while it was looked at: look again
+            return {
+                path.relative_to(root).parts[0]
+                for root in roots
+                for path in root.rglob("*")
+                if marker in path.name or (path.is_file() and marker.encode() in path.read_bytes())
+            }
+    raise AssertionError("files do not stop vanishing")
+
+
+@pytest.fixture(name="places_of", scope="session")
+def _places_of() -> Callable[..., set[str]]:
+    return places_of
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
+import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,10 @@ WAV = b"RIFF\x24\x00\x00\x00WAVEfmt " + MARKER.encode() * 10
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
 
-def places(*roots: Path) -> set[str]:
-    """Every file under the folders in which, or in whose name, the marker is; the service may delete meanwhile."""
-    for _ in range(20):
-        with contextlib.suppress(FileNotFoundError):  # what went while it was looked at: look again
-            return _places(roots)
-    raise AssertionError("files do not stop vanishing")
-
-
-def _places(roots: Sequence[Path]) -> set[str]:
-    found = set()
-    for root in roots:
-        for path in root.rglob("*"):
-            if MARKER in path.name or (path.is_file() and MARKER.encode() in path.read_bytes()):
-                found.add(path.relative_to(root).parts[0])
-    return found
+@pytest.fixture
+def places(places_of: Callable[..., set[str]]) -> Callable[..., set[str]]:
+    """``places(folder)``: where the marker still is."""
+    return functools.partial(places_of, MARKER)
 
 
 class Held:
@@ -83,7 +72,9 @@ def filled(fine_tuning: Callable[..., Any], manifest: Callable[..., bytes]) -> I
     assert cache.num_clips in (1, 2)
 
 
-def test_no_byte_of_an_owner_is_left(filled: Any, tmp_path: Path, is_alive: Callable[[int], bool]) -> None:
+def test_no_byte_of_an_owner_is_left(
+    filled: Any, tmp_path: Path, is_alive: Callable[[int], bool], places: Callable[..., set[str]]
+) -> None:
     t = filled
     before = places(t.data)
     assert {"files", "jobs"} <= before
@@ -113,7 +104,7 @@ def test_no_byte_of_an_owner_is_left(filled: Any, tmp_path: Path, is_alive: Call
 
 
 def test_the_command_erases_beside_a_running_service(
-    filled: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    filled: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, places: Callable[..., set[str]]
 ) -> None:
     monkeypatch.setenv("EMOLLAMA_DATA_DIR", str(filled.data))
     runner = CliRunner()
@@ -155,7 +146,9 @@ async def test_a_key_erases_its_own_owner_and_the_operators_any(service: Any) ->
         assert (held["analyses"], held["api_keys"]) == (1, 1)
 
 
-async def test_what_is_being_analysed_is_erased_too(service: Any, analyzer_type: Any) -> None:
+async def test_what_is_being_analysed_is_erased_too(
+    service: Any, analyzer_type: Any, places: Callable[..., set[str]]
+) -> None:
     async with service(analyzer_type(hold=True)) as s:
         for _ in range(2):
             await s.client.post("/v1/analyses", files={"file": (f"{MARKER}.wav", WAV)}, data={"transcript": MARKER})

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
-from server.records import deliveries, keys
+from server.records import analyses, audit, deliveries, keys
+from server.records.audit import Event
 from server.store import SCHEMA_VERSION, Store, api_keys, metadata
 
 MARKER = "zebra-crossing-at-midnight"
@@ -46,6 +48,29 @@ def layout(file: Path) -> dict[str, list[tuple[object, ...]]]:
         }
     connection.close()
     return found
+
+
+def test_a_database_of_version_3_is_brought_up_to_date(file: Path, tmp_path: Path) -> None:
+    with sqlite3.connect(file) as connection:
+        connection.executescript(Path(__file__).with_name("database_v3.sql").read_text(encoding="utf-8"))
+    connection.close()
+    store = Store(f"sqlite:///{file}")
+    (key,) = keys.all_keys(store)
+    assert (key.id, key.scopes, key.note, key.purpose) == ("4k1xq0m3c8zt", ("analyze",), "the shop", None)
+    record = analyses.find(store, "analysis-1", now=5.0)
+    assert record is not None
+    assert (record.metadata, record.result, record.purpose) == ({"case": "17"}, '{"emotion": {"label": "joy"}}', None)
+    (delivery,) = deliveries.about(store, "ftjob-1")
+    assert (delivery.owner, delivery.num_attempts, delivery.next_at) == ("ann", 3, 4.0)
+    # The audit log is there, empty, and as closed as in a new database.
+    audit.append(store, [Event(action="keys.create")])
+    with pytest.raises(IntegrityError, match="append-only"), store.write() as connection:
+        connection.execute(text("DELETE FROM audit_log"))
+    store.close()
+    fresh = tmp_path / "fresh.sqlite3"
+    Store(f"sqlite:///{fresh}").close()
+    assert layout(file) == layout(fresh)
+    Store(f"sqlite:///{file}").close()
 
 
 @pytest.mark.parametrize("first_version", [False, True])
