@@ -1,7 +1,7 @@
 """The live view in a real browser, whose camera and microphone are files, before a real service with nano.
 
 ``PAGE_PICTURES=docs/images`` also writes the pictures of `docs/live.md`. How soon and how often readings come is shown
-by `emollama bench live`; here only that they come.
+by `emollama bench live`; one test holds what was promised, in the best of some sessions, as others may use the machine.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from eval.bench_live import watch
 from eval.live_media import write_camera, write_microphone
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -186,3 +187,9 @@ def test_a_service_with_keys_is_told_the_key_in_the_first_message(
     assert all(key not in url for url in seen.sockets)
     # the models, which a service with keys lists for nobody
     seen.faults[:] = [each for each in seen.faults if "401" not in each]
+
+
+def test_readings_are_as_soon_and_as_frequent_as_promised(browser_path: str) -> None:
+    runs, _ = watch(SAMPLE, sessions=3, seconds=4.0, model="nano")
+    assert min(run.first_face_ms for run in runs) < 1500
+    assert max(run.readings_per_second for run in runs) >= 2
