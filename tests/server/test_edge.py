@@ -190,7 +190,8 @@ async def test_the_document_describes_every_route_with_examples(service: Any) ->
         document = (await s.client.get("/openapi.json")).json()
     jobs, one = "/v1/fine_tuning/jobs", "/v1/analyses/{analysis_id}"
     assert set(document["paths"]) == {
-        "/analyze", "/v1/chat/completions", "/health", "/ready", "/v1/models", "/v1/models/{model}",
+        "/analyze", "/v1/chat/completions", "/v1/chat/clips/{uuid}", "/health", "/ready", "/v1/models",
+        "/v1/models/{model}", "/v1/notice", "/v1/purposes", "/v1/audit", "/v1/reports/summary", "/v1/reports/video",
         "/v1/analyses", one, f"{one}/cancel", f"{one}/events", f"{one}/report", "/v1/owners/{owner}",
         "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
         "/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content", jobs, f"{jobs}/{{fine_tuning_job_id}}",
@@ -201,7 +202,9 @@ async def test_the_document_describes_every_route_with_examples(service: Any) ->
     assert "HTTPValidationError" not in document["components"]["schemas"]
     analyze = document["paths"]["/analyze"]["post"]
     form = analyze["requestBody"]["content"]["multipart/form-data"]
-    assert list(form["schema"]["properties"]) == ["file", "transcript", "labels", "language", "model", "timeline"]
+    assert list(form["schema"]["properties"]) == [
+        "file", "transcript", "labels", "language", "model", "timeline", "consent_reference",
+    ]  # fmt: skip
     assert form["examples"]
     answers = analyze["responses"]
     assert set(answers) >= {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503", "504"}
