@@ -1,6 +1,6 @@
 // A camera and a microphone on their way to the service, and its messages on their way back; nothing of it is drawn here.
 
-import * as api from "./api.js";
+import { declared, getKey, ServiceError } from "./api.js";
 
 const PICTURE = 1;
 const SOUND = 2;
@@ -57,14 +57,14 @@ export class LiveFeed {
     const url = new URL("v1/live", document.baseURI);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     // A browser sends no headers with a socket, so what was declared stands in the address; the key does not.
-    const { purpose, consent } = api.declared?.() ?? {};
+    const { purpose, consent } = declared();
     if (purpose) url.searchParams.set("purpose", purpose);
     if (consent) url.searchParams.set("consent_reference", consent);
     this.socket = new WebSocket(url, "emollama.live.v1");
     this.socket.binaryType = "arraybuffer";
     return new Promise((ready, refuse) => {
       this.socket.onopen = () => this.send({
-        type: "start", key: api.getKey() || null, sample_rate: Math.round(this.sound.sampleRate / this.factor),
+        type: "start", key: getKey() || null, sample_rate: Math.round(this.sound.sampleRate / this.factor),
       });
       this.socket.onmessage = ({ data }) => {
         const message = JSON.parse(data);
@@ -72,13 +72,13 @@ export class LiveFeed {
           this.isLetIn = true;
           ready(message);
         }
-        if (message.type === "error") this.problem = new api.ServiceError(message.error);
+        if (message.type === "error") this.problem = new ServiceError(message.error);
         this.take(message);
       };
       this.socket.onclose = ({ code, reason }) => {
         const isWell = code === 1000;
-        const error = isWell ? null : this.problem ?? new api.ServiceError({ message: reason || String(code), code: reason || (this.isLetIn ? "closed" : "refused") });
-        refuse(error ?? new api.ServiceError({ message: "closed", code: "closed" }));
+        const error = isWell ? null : this.problem ?? new ServiceError({ message: reason || String(code), code: reason || (this.isLetIn ? "closed" : "refused") });
+        refuse(error ?? new ServiceError({ message: "closed", code: "closed" }));
         this.finish(error);
       };
     });
