@@ -71,7 +71,8 @@ def content_of(document: Mapping[str, Any]) -> Content:
         verdict=verdict(emotion),
         doubt="Abstained: the reading is too unsure to be claimed." if _is_doubtful(emotion) else None,
         facts=tuple(_facts(document)),
-        scores=tuple(sorted(emotion["scores"].items(), key=lambda item: -item[1])),
+        # Where nothing was there to judge, every label has the same share, which says nothing.
+        scores=() if emotion["label"] is None else tuple(sorted(emotion["scores"].items(), key=lambda one: -one[1])),
         course=tuple(_course(document)),
         rationale=str(document["rationale"]),
         evidence=tuple(_evidence(document["evidence"])),

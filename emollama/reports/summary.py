@@ -110,8 +110,8 @@ def summary_table(summary: Summary) -> str:
         ["id", "clip", "label", "confidence", "abstained", "seconds", "valence", "arousal", "rationale", "error"]
     )
     for row in summary.rows:
-        cells = [row.id, row.clip, row.label or "", row.confidence, str(row.abstained).lower(), row.seconds]
-        cells += ["" if row.valence is None else row.valence, "" if row.arousal is None else row.arousal]
+        cells: list[str | float] = [row.id, row.clip, row.label or "", row.confidence, str(row.abstained).lower()]
+        cells += [row.seconds, *("" if value is None else value for value in (row.valence, row.arousal))]
         writer.writerow([_safe(cell) for cell in (*cells, row.rationale, "")])
     for each in summary.failures:
         writer.writerow([_safe(cell) for cell in (each.id, each.clip, *[""] * 7, f"{each.error}: {each.message}")])

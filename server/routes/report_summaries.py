@@ -18,6 +18,7 @@ from server.reports.selection import MAX_IDS, Chosen, Selection, choose, results
 from server.routes.analyze import until_gone
 from server.routes.reports import POLICY
 from server.store import Store
+from server.trust.auditing import handed_out
 
 router = APIRouter(prefix="/v1/reports", tags=["analysis"])
 
@@ -31,8 +32,8 @@ _METADATA = re.compile(r"metadata\[(.{1,64})\]")
     responses={
         200: {"content": {"text/html": {}, "application/pdf": {}, "text/csv": {}}},
         **responses(
-            "invalid_value", "analysis_not_found", "analysis_unfinished", "busy", "internal_error", "not_ready",
-            "deadline_exceeded",
+            "invalid_value", "purpose_required", "prohibited_purpose", "purpose_not_declared", "analysis_not_found",
+            "analysis_unfinished", "busy", "internal_error", "not_ready", "deadline_exceeded",
         ),
     },
 )  # fmt: skip
@@ -56,6 +57,7 @@ async def get_summary(
         ids=tuple(dict.fromkeys(analysis_id)), metadata=wanted, created_after=created_after,
         created_before=created_before,
     )  # fmt: skip
+    handed_out(request, selection.ids[0] if len(selection.ids) == 1 else None)
     chosen = await asyncio.to_thread(choose, store, selection, now=time.time(), owner=principal.sees)
     outcome = await desk.gate.run(
         lambda stop: _written(store, chosen, title, format),

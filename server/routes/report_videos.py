@@ -40,6 +40,8 @@ from server.routes.analyze import until_gone
 from server.schemas.reports import VIDEO_BODY, VideoForm
 from server.settings import Settings
 from server.store import Store
+from server.trust.auditing import about, handed_out
+from server.trust.declared import consent_of
 
 router = APIRouter(prefix="/v1/reports", tags=["analysis"])
 
@@ -55,7 +57,8 @@ _SLACK = 0.05  # of its length, and a second: how far a clip may be from what it
         200: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}},
         **responses(
             "missing_file", "empty_file", "malformed_multipart", "too_many_parts", "unknown_field", "duplicate_field",
-            "invalid_value", "model_not_found", "analysis_not_found", "analysis_unfinished", "upload_timeout",
+            "invalid_value", "consent_required", "purpose_required", "prohibited_purpose", "purpose_not_declared",
+            "model_not_found", "analysis_not_found", "analysis_unfinished", "upload_timeout",
             "file_too_large", "field_too_large", "unsupported_content_type", "unsupported_media", "undecodable_media",
             "media_limit_exceeded", "busy", "internal_error", "dependency_missing", "not_ready", "model_load_failed",
             "deadline_exceeded", "storage_full",
@@ -84,11 +87,14 @@ async def make_video(
         file, document = upload.file, _NOTHING
         if form.analysis_id is not None:
             document = await asyncio.to_thread(_kept, store, form.analysis_id, principal)
+            handed_out(request, form.analysis_id)
             await asyncio.to_thread(_require_same_clip, decoder, file, document)
         elif form.marks:
             models.require_ready()
+            consent_of(request, form.consent_reference, is_required=settings.require_consent)
             async with deadline.within():
                 analyzer = await models.acquire(form.model, owner=principal.sees)
+            about(request, model=form.model or models.default)
             analyze = functools.partial(_analyzed, analyzer, decoder, file, settings)
             document = (await gate.run(analyze, gone=gone, deadline=deadline)).value
         target = file.path.with_name("video.mp4")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from server.errors import ApiError, invalid_value
+from server.trust.declared import CONSENT_PATTERN, check_consent
 
 
 class VideoForm(BaseModel):
@@ -20,6 +21,12 @@ class VideoForm(BaseModel):
     marks: bool = True
     blur: bool = False
     voice: Literal["keep", "change", "mute"] = "keep"
+    consent_reference: str | None = None
+
+    @field_validator("consent_reference")
+    @classmethod
+    def _check_consent(cls, value: str) -> str:
+        return check_consent(value)
 
     @model_validator(mode="after")
     def _check_what_is_drawn(self) -> VideoForm:
@@ -74,6 +81,11 @@ VIDEO_BODY: dict[str, Any] = {
                         "enum": ["keep", "change", "mute"],
                         "default": "keep",
                         "description": "What becomes of the sound.",
+                    },
+                    "consent_reference": {
+                        "type": "string",
+                        "pattern": CONSENT_PATTERN,
+                        "description": "Where the consent of who is seen is kept, if the clip is analysed.",
                     },
                 },
             },

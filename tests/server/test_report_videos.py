@@ -205,6 +205,20 @@ async def test_what_cannot_be_drawn_is_refused_by_its_field(
         assert s.uploads() == []
 
 
+async def test_a_clip_that_is_analysed_needs_its_consent_where_others_do(
+    service: Any, analyzer_type: Any, clip: Path
+) -> None:
+    async with service(analyzer_type(), require_consent=True) as s:
+        with_writer(s.app, Held()).release.set()
+        sent = {"file": ("talk.mp4", clip.read_bytes())}
+        refused = await s.client.post(URL, files=sent)
+        assert refused.json()["error"]["code"] == "consent_required"
+        assert (await s.client.post(URL, files=sent, data={"marks": "false", "blur": "true"})).status_code == 200
+        given = {"consent_reference": "register/17"}
+        assert (await s.client.post(URL, files=sent, data=given)).status_code == 200
+        assert len(s.analyzer.calls) == 1
+
+
 async def test_few_videos_are_written_at_once_and_one_that_takes_too_long_ends(
     service: Any, analyzer_type: Any, clip: Path
 ) -> None:

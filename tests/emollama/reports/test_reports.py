@@ -92,10 +92,11 @@ def test_an_abstained_and_an_empty_reading_are_said_to_be_so() -> None:
     assert (
         "Abstained: the reading is too unsure to be claimed." in write_report(analysis(emotion=unsure), "html").decode()
     )
-    nothing = {"label": None, "confidence": 0.0, "abstained": True, "scores": {}}
+    nothing = {"label": None, "confidence": 0.0, "abstained": True, "scores": {"sadness": 0.5, "happiness": 0.5}}
     page = write_report(analysis(emotion=nothing, timeline=[], valence=None, arousal=None), "html").decode()
     assert "nothing to judge" in page
     assert "Over time" not in page
+    assert "50.0%" not in page
     assert "Valence / arousal" not in page
 
 
