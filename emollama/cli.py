@@ -47,6 +47,8 @@ _SUMMARIES = {
     "serve": "Serve /analyze and the OpenAI-compatible API.",
     "jobs": "Fine-tune through a running service: create, follow, pause and cancel jobs.",
     "keys": "API keys of the service: make, list and revoke them.",
+    "audit": "The log of who had what done, when and why: list and verify it.",
+    "notice": "What people whose expressions are read must be told.",
     "data": "Check, divide, import and show data sets for fine-tuning.",
     "build-instructions": "Make instruction data from clips, and review it.",
     "train": "Train an adapter on your own clips, or a part of nano, by a recipe.",
