@@ -78,7 +78,7 @@ def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
     from rich.text import Text
 
     table = Table(
-        Column("key", no_wrap=True), "owner", "scopes", "purpose", "a minute", "made", Column("state", no_wrap=True),
+        Column("key", no_wrap=True, min_width=12), "owner", "scopes", "purpose", "a minute", "made", Column("state", no_wrap=True),
         "note", box=None,
     )  # fmt: skip
     for key in found:
