@@ -78,8 +78,8 @@ def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
     from rich.text import Text
 
     table = Table(
-        Column("key", no_wrap=True, min_width=12), "owner", "scopes", "purpose", "a minute", "made", Column("state", no_wrap=True),
-        "note", box=None,
+        Column("key", no_wrap=True, min_width=12), "owner", "scopes", "purpose", "a minute", "made",
+        Column("state", no_wrap=True), "note", box=None,
     )  # fmt: skip
     for key in found:
         state = "revoked" if key.revoked_at else "valid" if key.is_valid(now=time.time()) else "expired"
