@@ -41,8 +41,7 @@ class EmoVclipOptions:
     """``backbone`` is a folder of open_clip's, ``architecture`` its name where the folder does not say it.
 
     ``manifest`` and ``validation`` name labelled clips; without a manifest, ``clips_per_class`` clips of ``num_stills``
-    FER+ pictures each are made (``clips_seed`` draws them; 0 clips: every picture is in one, as frequent as the labels
-    are). With ``moves`` they move in another way in each epoch, which sees ``frames_of_epoch`` of the frames (0: all).
+    FER+ pictures each are made (``clips_seed`` draws them), and with ``moves`` they move in another way in each epoch.
     ``balance`` weighs labels by their frequency to the power of ``-balance``: 0 as they come, 1 all alike.
     """
 
@@ -58,14 +57,13 @@ class EmoVclipOptions:
     clips_per_class: int = 100
     clips_seed: int = 0
     moves: bool = True
-    frames_of_epoch: int = 0
     label_smoothing: float = 0.1
     balance: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least in (("num_frames", 1), ("clips_per_class", 0), ("frames_of_epoch", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; allowed: {least} or more", field=name)
+        for name in ("num_frames", "clips_per_class"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed: 1 or more", field=name)
         for name in ("label_smoothing", "balance"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: 0 to 1", field=name)
@@ -105,7 +103,7 @@ class EmoVclipTask:
         data = ferplus.load(Path(options.data) if options.data else default_data_dir(), "train")
         sizes = {"num_stills": options.num_stills, "num_frames": options.num_frames, "seed": options.clips_seed}
         rows = rows_of(data, "tune")
-        self.clips_of_epoch = partial(make_clips, data, rows, per_class=options.clips_per_class or None, **sizes)
+        self.clips_of_epoch = partial(make_clips, data, rows, per_class=options.clips_per_class, **sizes)
         self.train = self.clips_of_epoch()
         self.valid = make_clips(data, rows_of(data, "tune-valid"), per_class=None, **sizes)
 
@@ -183,9 +181,7 @@ class _Epoch(Shuffled[VideoBatch]):
         super().__init__(len(task.train.labels), batch_size=task.config.batch_size, epoch=epoch, seed=seed)
         self.task, self.videos = task, task.train
         if task.options.moves and task.clips_of_epoch is not None:
-            motion = int(torch.randint(2**31, (), generator=self.generator))
-            frames = task.options.frames_of_epoch or task.options.num_frames
-            self.videos = task.clips_of_epoch(motion=motion, num_frames=frames)
+            self.videos = task.clips_of_epoch(motion=int(torch.randint(2**31, (), generator=self.generator)))
 
     def batch(self, rows: Tensor, *, number: int) -> VideoBatch:
         return self.task.read(self.videos, rows.tolist())
