@@ -95,7 +95,7 @@ async def create_chat_completion(
         return EventResponse(events, held=held.pop_all(), heartbeat_seconds=settings.stream_heartbeat_seconds)
 
 
-@router.delete("/clips/{uuid}", summary="Forget a clip that was asked about")
+@router.delete("/clips/{uuid}", summary="Forget a clip that was asked about", responses=responses("internal_error"))
 def forget_clip(uuid: str, desk: ChatDep, principal: PrincipalDep) -> ChatClipForgottenOut:
     """What was read of the clip of that `uuid` goes from the memory of this process, before its time is over."""
     return ChatClipForgottenOut(id=uuid, deleted=desk.cache.drop(principal.owner, uuid))

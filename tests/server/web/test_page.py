@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from emollama import disclosure
+from server.errors import CODES
 from server.routes.page import FOLDER, TYPES, files
+from server.trust.purposes import PURPOSES
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +68,31 @@ def test_every_word_that_the_page_asks_for_is_there() -> None:
         asked |= set(re.findall(r'\bt\("([^"]+)"', path.read_text("utf-8")))
     assert len(asked) > 80
     assert asked <= set(WORDS["en"])
+
+
+def test_no_word_is_kept_that_nothing_asks_for() -> None:
+    code = "".join(path.read_text("utf-8") for path in (FOLDER / "index.html", *OWN_SCRIPTS))
+    begun = tuple(re.findall(r"`([a-z]+[._][a-z_.]*)\$\{", code))  # t(`step.${name}`)
+    unused = [key for key in WORDS["en"] if f'"{key}"' not in code and not key.startswith(begun)]
+    assert unused == []
+
+
+def test_every_purpose_has_its_words() -> None:
+    for purpose in PURPOSES.values():
+        assert WORDS["en"][f"purpose.{purpose.name}"] == purpose.meaning
+        assert WORDS["de"][f"purpose.{purpose.name}"] == purpose.german
+
+
+def test_every_error_that_has_words_is_an_error() -> None:
+    own = {"title", "broken", "unreachable", "unknown", "come_back"}
+    said = {key.removeprefix("problem.") for key in WORDS["en"] if key.startswith("problem.")}
+    assert said - own <= set(CODES)
+
+
+async def test_what_the_page_must_know_is_told_without_a_key(service: Any) -> None:
+    async with service(auth="keys", max_seconds=7) as s:
+        told = (await s.client.get("/web/service.json")).json()
+    assert (told["wants_key"], told["max_seconds"], told["loads_adapters"]) == (True, 7, False)
 
 
 def test_the_page_says_what_every_reading_says() -> None:
