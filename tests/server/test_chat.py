@@ -150,6 +150,17 @@ def test_a_further_question_needs_no_encoder(client: Any, media: Any, tmp_path: 
     assert same.usage.prompt_tokens > alone.usage.prompt_tokens
 
 
+def test_a_clip_can_be_forgotten_before_its_time(client: Any, service: Any, media: Any, tmp_path: Path) -> None:
+    clip = media.wav(tmp_path / "forgotten.wav", seconds=0.6)
+    ask(client, user(part(clip, uuid="clip-8"), "What is felt?"))
+    url = f"{service.url}/v1/chat/clips/clip-8"
+    assert [httpx.delete(url).json()["deleted"] for _ in range(2)] == [True, False]
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, user({"type": "audio_url", "audio_url": None, "uuid": "clip-8"}, "Why?"))
+    assert caught.value.code == "clip_not_cached"
+    assert ask(client, user(part(clip), "Why?")).metrics["encoder_ms"] > 0, "it is read anew"
+
+
 def test_an_unknown_uuid_is_told(client: Any) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, user({"type": "video_url", "video_url": None, "uuid": "never-sent"}, "Why?"))
