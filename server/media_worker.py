@@ -51,7 +51,7 @@ _CLIPS_PER_PROCESS = 1000
 _MAX_HEADER_BYTES = 2**20
 _MAX_ARRAY_BYTES = 2**30
 _PIPE_BYTES = 2**20  # as large as an unprivileged process may make it
-_ERRORS = {
+TOLD_ERRORS = {  # what a process may say of a clip, by name
     kind.__name__: kind
     for kind in (
         errors.InputError,
@@ -270,7 +270,7 @@ class _Process:
         self._write(json.dumps(request).encode() + b"\n" + body, deadline, cancelled)
         header = self._header(deadline, cancelled)
         if "error" in header:
-            kind = _ERRORS.get(str(header["error"]))
+            kind = TOLD_ERRORS.get(str(header["error"]))
             if kind is None:
                 raise _EndedError("protocol")
             field = header.get("field")

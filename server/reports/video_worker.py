@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from emollama import errors
-from server.media_worker import WorkerLimits
+from server.media_worker import TOLD_ERRORS, WorkerLimits
 
 if TYPE_CHECKING:
     from emollama.media import MediaLimits
@@ -34,16 +34,6 @@ _POLL_SECONDS = 0.05
 _MAX_HEADER_BYTES = 2**16
 _MAX_VIDEO_BYTES = 2**31
 _PIECE_BYTES = 2**20
-_ERRORS = {
-    kind.__name__: kind
-    for kind in (
-        errors.InputError,
-        errors.UnsupportedMediaError,
-        errors.UndecodableMediaError,
-        errors.MediaLimitError,
-        errors.DependencyError,
-    )
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +237,7 @@ class _Talk:
 
 
 def _error(header: Mapping[str, Any]) -> Exception:
-    kind = _ERRORS.get(str(header.get("error")))
+    kind = TOLD_ERRORS.get(str(header.get("error")))
     if kind is None:
         return _EndedError("protocol")
     error = kind(str(header.get("message"))[:500], field="file")

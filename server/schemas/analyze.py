@@ -6,23 +6,20 @@ The body is read by `server.ingest` under limits, not by the framework, so the d
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import field_validator
 
 from emollama.labels import TAXONOMIES, parse_label_set
-from server.errors import ApiError, invalid_value
-from server.trust.declared import CONSENT_PATTERN, check_consent
+from server.schemas.forms import ClipForm
+from server.trust.declared import CONSENT_PATTERN
 
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}")
 MAX_TRANSCRIPT_CHARS = 20_000
 
 
-class AnalyzeForm(BaseModel):
+class AnalyzeForm(ClipForm):
     """The text fields of the form; an empty field counts as not sent, as browsers send it."""
-
-    model_config = ConfigDict(frozen=True)
 
     transcript: str | None = None
     labels: tuple[str, ...] | None = None
@@ -30,11 +27,6 @@ class AnalyzeForm(BaseModel):
     model: str | None = None
     timeline: bool = True
     consent_reference: str | None = None
-
-    @field_validator("consent_reference")
-    @classmethod
-    def _check_consent(cls, value: str) -> str:
-        return check_consent(value)
 
     @field_validator("transcript")
     @classmethod
@@ -54,18 +46,6 @@ class AnalyzeForm(BaseModel):
         if not _LANGUAGE.fullmatch(value):
             raise ValueError(f"{value[:20]!r} is not a language code such as en, de or pt-BR")
         return value
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, str]) -> AnalyzeForm:
-        """Read the form's text fields; an error names the field."""
-        for name in fields:
-            if name not in cls.model_fields:
-                allowed = ", ".join(("file", *cls.model_fields))
-                raise ApiError("unknown_field", f"unknown field {name[:60]!r}; allowed: {allowed}", param=name[:60])
-        try:
-            return cls.model_validate({name: value.strip() for name, value in fields.items() if value.strip()})
-        except ValidationError as exc:
-            raise invalid_value(exc.errors(include_url=False, include_context=False, include_input=False)) from exc
 
 
 REQUEST_BODY: dict[str, Any] = {

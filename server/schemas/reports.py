@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import model_validator
 
-from server.errors import ApiError, invalid_value
-from server.trust.declared import CONSENT_PATTERN, check_consent
+from server.schemas.forms import ClipForm
+from server.trust.declared import CONSENT_PATTERN
 
 
-class VideoForm(BaseModel):
+class VideoForm(ClipForm):
     """The text fields of the form; an empty field counts as not sent."""
-
-    model_config = ConfigDict(frozen=True)
 
     analysis_id: str | None = None
     model: str | None = None
@@ -23,11 +20,6 @@ class VideoForm(BaseModel):
     voice: Literal["keep", "change", "mute"] = "keep"
     consent_reference: str | None = None
 
-    @field_validator("consent_reference")
-    @classmethod
-    def _check_consent(cls, value: str) -> str:
-        return check_consent(value)
-
     @model_validator(mode="after")
     def _check_what_is_drawn(self) -> VideoForm:
         if self.analysis_id is not None and self.model is not None:
@@ -35,18 +27,6 @@ class VideoForm(BaseModel):
         if not self.marks and self.model is not None:
             raise ValueError("model is given with marks=false; nothing is analysed then")
         return self
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, str]) -> VideoForm:
-        """Read the form's text fields; an error names the field."""
-        for name in fields:
-            if name not in cls.model_fields:
-                allowed = ", ".join(("file", *cls.model_fields))
-                raise ApiError("unknown_field", f"unknown field {name[:60]!r}; allowed: {allowed}", param=name[:60])
-        try:
-            return cls.model_validate({name: value.strip() for name, value in fields.items() if value.strip()})
-        except ValidationError as exc:
-            raise invalid_value(exc.errors(include_url=False, include_context=False, include_input=False)) from exc
 
 
 VIDEO_BODY: dict[str, Any] = {
