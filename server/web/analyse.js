@@ -8,7 +8,7 @@ import { showProblem } from "./problem.js";
 import { setUpRecorder } from "./record.js";
 import { ResultView } from "./result.js";
 import { service } from "./service.js";
-import { begin, cancel, follow, forgetTask, isLong, remembered } from "./task.js";
+import { begin, cancel, follow, forgetTask, isLong, remembered, takesLong } from "./task.js";
 
 const STEPS = ["sent", "decoded", "faces", "label", "rationale", "done"];
 const LONG_STEPS = ["sent", "queued", "windows", "whole", "done"];
@@ -98,7 +98,21 @@ async function analyse() {
     byId("consent").reportValidity();
     return;
   }
-  await work(async (stopped) => (await isLong(file) ? readLong(stopped) : readNow(stopped)));
+  await work(read);
+}
+
+/** Read the chosen clip at once, or in the background where it is too long for that. */
+async function read(signal) {
+  if (await isLong(file)) return readLong(signal);
+  try {
+    return await readNow(signal);
+  } catch (error) {
+    // The browser could not tell how long the clip is (many .mkv and .avi); the service could.
+    if (error.code !== "media_limit_exceeded" || !takesLong()) throw error;
+    clearResult();
+    steps = {};
+    return readLong(signal);
+  }
 }
 
 /** Go on with the long clip of this tab that the page, loaded anew, finds at the service. */

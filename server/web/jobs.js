@@ -13,7 +13,7 @@ const ACTIONS = {
 };
 const ENDED = ["succeeded", "failed", "cancelled"];
 const LOOK_MS = 2000;
-let open = null;  // the job that is shown: {id, status, stop, points of its curve by step, whether some are new, drawn}
+let open = null;  // the job that is shown: its curve's points by step and whether some are new, the events that were seen, ...
 
 export async function showJobs() {
   leave();
@@ -93,7 +93,7 @@ function leave() {
 /** Show a job and follow it by its events until it has ended or another is shown. */
 async function show(job, places) {
   leave();
-  const mine = (open = { id: job.id, stop: new AbortController(), status: job.status, isNew: false, drawn: null, points: new Map() });
+  const mine = (open = { id: job.id, stop: new AbortController(), status: job.status, isNew: false, isFollowed: false, shown: null, drawn: null, points: new Map(), seen: new Set() });
   const state = el("p", { class: "status", role: "status", id: "job-status" });
   const actions = el("div", { class: "row" });
   const curve = el("div", { id: "job-curve" });
@@ -105,51 +105,73 @@ async function show(job, places) {
   byId("job-title").focus();
 
   function draw(now) {
+    const shown = `${now.status} ${now.fine_tuned_model}`;
     if (now.status !== mine.status) drawList(places);  // which tells the same
     mine.status = now.status;
     state.textContent = t(`jobs.status_${now.status}`);
     if (now.error?.message) showProblem(now.error, wrong);
+    if (shown === mine.shown) return;
+    mine.shown = shown;
+    const hadFocus = actions.contains(document.activeElement);
     actions.replaceChildren(...ACTIONS[now.status].map((name) => el("button", { type: "button", onclick: () => act(name) }, t(`jobs.${name}`))));
     if (now.fine_tuned_model) {
       actions.append(el("button", { type: "button", class: "primary", onclick: () => tryModel(now.fine_tuned_model) }, t("jobs.try")));
     }
+    if (hadFocus) (actions.querySelector("button") ?? byId("job-title")).focus();
   }
   async function act(name) {
     try {
       draw(await (await ask(`v1/fine_tuning/jobs/${job.id}/${name}`, { method: "POST" })).json());
+      if (name === "resume") follow();
     } catch (error) {
       showProblem(error, wrong);
     }
   }
   draw(job);
+  const stopLooking = () => clearInterval(look);
   const look = setInterval(async () => {
     try {
       draw(await askJson(`v1/fine_tuning/jobs/${job.id}`, { signal: mine.stop.signal }));
       if (mine.isNew) drawCurve(mine, curve);
       mine.isNew = false;
+      if (mine.status !== "paused") follow();
     } catch (error) {
       if (error.name !== "AbortError") showProblem(error, wrong);
     }
   }, LOOK_MS);
-  try {
-    const response = await ask(`v1/fine_tuning/jobs/${job.id}/events?stream=true`, { signal: mine.stop.signal });
-    for await (const { data, isLast } of events(response)) {
-      if (isLast) break;
-      log.prepend(el("li", {}, `${when(data.created_at)} · ${data.message}`));
-      if (data.type === "metrics" && Number.isFinite(data.data?.step)) {
-        mine.points.set(data.data.step, { ...mine.points.get(data.data.step), ...data.data });
-        mine.isNew = true;
+  mine.stop.signal.addEventListener("abort", stopLooking);
+
+  /** Take the job's events; their stream ends with the job, and when it pauses. */
+  async function follow() {
+    if (mine.isFollowed) return;
+    mine.isFollowed = true;
+    try {
+      const response = await ask(`v1/fine_tuning/jobs/${job.id}/events?stream=true`, { signal: mine.stop.signal });
+      for await (const { data, isLast } of events(response)) {
+        if (isLast) break;
+        if (mine.seen.has(data.id)) continue;  // each stream tells them all
+        mine.seen.add(data.id);
+        log.prepend(el("li", {}, `${when(data.created_at)} · ${data.message}`));
+        if (data.type === "metrics" && Number.isFinite(data.data?.step)) {
+          mine.points.set(data.data.step, { ...mine.points.get(data.data.step), ...data.data });
+          mine.isNew = true;
+        }
       }
+      const end = await askJson(`v1/fine_tuning/jobs/${job.id}`, { signal: mine.stop.signal });
+      draw(end);
+      drawCurve(mine, curve);
+      if (ENDED.includes(end.status)) {
+        stopLooking();
+        announce(t(`jobs.status_${end.status}`));
+      }
+    } catch (error) {
+      stopLooking();
+      if (error.name !== "AbortError") showProblem(error, wrong);
+    } finally {
+      mine.isFollowed = false;
     }
-    const end = await askJson(`v1/fine_tuning/jobs/${job.id}`, { signal: mine.stop.signal });
-    draw(end);
-    drawCurve(mine, curve);
-    if (ENDED.includes(end.status)) announce(t(`jobs.status_${end.status}`));
-  } catch (error) {
-    if (error.name !== "AbortError") showProblem(error, wrong);
-  } finally {
-    clearInterval(look);
   }
+  await follow();
 }
 
 function drawCurve(mine, place) {

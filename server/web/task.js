@@ -17,6 +17,9 @@ export async function isLong(file) {
   return file.size > size * 2 ** 20 || (await secondsOf(file)) > most;
 }
 
+/** Whether it takes longer ones there than at once. */
+export const takesLong = () => service().long_max_seconds > service().max_seconds;
+
 /** How long a clip is, as far as the browser can tell; 0 where it cannot. */
 function secondsOf(file) {
   if (!/^(video|audio)\//.test(file.type)) return Promise.resolve(0);

@@ -98,7 +98,7 @@ function row(face, segments, length, mode, seek) {
   series.forEach((each, at) => values[at].push(each.of(segments.at(-1))));
   const name = t("face.name", { number: face.track + 1 });
   const drawn = chart({
-    x, series: series.map((each, at) => ({ ...each, values: values[at], stepped: true })), seek,
+    x, series: series.map((each, at) => ({ ...each, values: values[at], stepped: true })), seek, isTime: true,
     xRange: [0, length], yRange: mode === "scores" ? [0, 1] : [-1, 1], digits: 1,
     label: t(mode === "scores" ? "timeline.chart_scores" : "timeline.chart_affect", { face: name }),
   });

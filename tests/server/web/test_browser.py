@@ -87,7 +87,7 @@ def test_a_clip_from_its_upload_to_its_deletion(visit: Any, clip: Path, tmp_path
 
     # Two questions: the clip goes out with the first alone.
     asked: list[str] = []
-    page.on("request", lambda each: asked.append(each.post_data or "") if "chat" in each.url else None)
+    page.on("request", lambda each: asked.append(each.post_data or "") if "completions" in each.url else None)
     for question in ("How does the person appear?", "When does the face change?"):
         page.fill("#question", question)
         page.keyboard.press("Enter")
@@ -132,6 +132,17 @@ def test_a_clip_from_its_upload_to_its_deletion(visit: Any, clip: Path, tmp_path
     assert page.request.get(f"{visit.base}/v1/analyses/{kept[0]}").status == 404
     assert page.locator("#file").evaluate("input => input.files.length") == 0
 
+    # A further question that names the forgotten clip is refused; the clip must go out anew.
+    further = page.request.post(f"{visit.base}/v1/chat/completions", data=json.loads(asked[1]))
+    assert (further.status, further.json()["error"]["code"]) == (400, "clip_not_cached")
+    send(page, clip)
+    assert page.locator(".talk li").count() == 0
+    page.fill("#question", "How does the person appear?")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => !document.querySelector('.ask button').disabled")
+    assert len(asked) == 3
+    assert "base64" in asked[2]
+
 
 def test_errors_are_said_as_the_service_words_them(visit: Any, tmp_path: Path) -> None:
     (tmp_path / "words.mp4").write_text("these are no pictures")
@@ -143,6 +154,7 @@ def test_errors_are_said_as_the_service_words_them(visit: Any, tmp_path: Path) -
         page.click("#analyse")
     message = answer.value.json()["error"]["message"]
     page.get_by_role("alert").get_by_text(message).wait_for()
+    page.get_by_role("alert").get_by_text("This is not a file that can be read here. Allowed: video (mp4").wait_for()
     assert page.locator("#result").is_hidden()
     # The browser writes every refused request to its console; this one was meant to be refused.
     visit.faults[:] = [each for each in visit.faults if "415" not in each]
@@ -155,6 +167,13 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(browser: Any, service_with
     page.wait_for_selector("body[data-ready]")
     page.set_input_files("#file", str(SAMPLE))
     page.click("#analyse")
+    page.get_by_role("alert").get_by_text("This service wants an API key.").wait_for()
+    for close in (lambda: page.keyboard.press("Escape"), lambda: page.get_by_role("button", name="Cancel").click()):
+        page.click("#open-key")
+        page.wait_for_selector("#key-dialog[open]")
+        close()
+        page.wait_for_selector("#key-dialog", state="hidden")
+        assert page.evaluate("document.activeElement.id") == "open-key"
     page.get_by_role("alert").get_by_role("button").click()
     page.fill("#key", key)
     with page.expect_response("**/v1/models") as models:
@@ -230,5 +249,19 @@ def test_a_training_is_refused_line_by_line_then_followed_and_cancelled(visit: A
     page.wait_for_selector("#job-status", timeout=60_000)
     page.wait_for_selector("#job-curve canvas", timeout=ANALYSIS_MS)
     assert faults_for_readers(page) == []
+
+    # Paused, the page does not lose it; going on, it is followed again, and no event is told twice.
+    page.get_by_role("button", name="Pause", exact=True).click()
+    page.locator("#job-status", has_text="paused").wait_for(timeout=ANALYSIS_MS)
+    go_on = page.get_by_role("button", name="Go on", exact=True)
+    assert go_on.evaluate("button => button === document.activeElement")
+    go_on.click()
+    page.locator("#job-status", has_text="running").wait_for(timeout=ANALYSIS_MS)
+    told = page.locator("#job .log li")
+    before = told.count()
+    page.wait_for_function(
+        "many => document.querySelectorAll('#job .log li').length > many", arg=before, timeout=ANALYSIS_MS
+    )
+    assert sum("was paused" in each for each in told.all_inner_texts()) == 1
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.locator("#job-status", has_text="cancelled").wait_for(timeout=ANALYSIS_MS)

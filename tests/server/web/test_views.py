@@ -24,6 +24,24 @@ ASSETS = Path(emollama.__file__).parent / "assets"
 SAMPLE = ASSETS / "sample" / "sample.mp4"
 KEY = "operator-" + "k" * 32
 LONGEST_SECONDS = 8
+SAMPLE_SECONDS = 6.0
+PLAY_TO_THE_END = """async (video) => {
+  const ended = new Promise((told) => { video.onended = video.onerror = () => told(); });
+  video.muted = true;
+  video.playbackRate = 2;
+  await video.play();
+  await ended;
+  return { at: video.currentTime, seconds: video.duration, error: video.error && video.error.message };
+}"""
+# A chart's words are painted, so they are not in the page; this notes them.
+NOTE_PAINTED = """() => {
+  window.painted = [];
+  const paint = CanvasRenderingContext2D.prototype.fillText;
+  CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+    window.painted.push(text);
+    return paint.call(this, text, ...rest);
+  };
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +158,43 @@ def test_what_a_model_gives_is_shown_as_it_is(visit: Visit) -> None:
     assert visit.faults_for_readers() == []
 
 
+def test_the_report_video_hides_the_face_and_plays(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    visit.send(SAMPLE)
+    assert page.locator(".face").count() == 1
+    page.select_option("#report-format", "video")
+    page.check("#report-blur")
+    page.uncheck("#report-marks")
+    with page.expect_download(timeout=90_000) as made:
+        page.click("text=Make the report")
+    assert made.value.suggested_filename == "sample.report.mp4"
+    made.value.save_as(tmp_path / "covered.mp4")
+
+    visit.send(tmp_path / "covered.mp4")
+    page.get_by_text("No face was seen").wait_for()
+    seen = page.locator(".stage video").evaluate(PLAY_TO_THE_END)
+    assert seen["error"] is None
+    assert seen["at"] == pytest.approx(seen["seconds"], abs=0.2)
+    assert seen["seconds"] == pytest.approx(SAMPLE_SECONDS, abs=0.2)
+
+
+def test_motion_is_switched_off_for_who_wants_none(visit: Visit) -> None:
+    page = visit.page
+    page.route("**/analyze?stream=true", lambda route: None)  # never answered, so that the first step stays active
+    page.set_input_files("#file", str(SAMPLE))
+    page.click("#analyse")
+    page.wait_for_selector(".steps .active .mark")
+    moves = """() => [
+      getComputedStyle(document.querySelector('.steps .active .mark')).animationName,
+      getComputedStyle(document.querySelector('#drop')).transitionDuration,
+      getComputedStyle(document.documentElement).scrollBehavior,
+    ]"""
+    assert page.evaluate(moves) == ["turn", "0.15s", "smooth"]
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(moves) == ["none", "0s", "auto"]
+    page.click("#stop")
+
+
 def test_an_upload_is_stopped_midway_and_leaves_nothing(visit: Visit, tmp_path: Path) -> None:
     page = visit.page
     (tmp_path / "big.avi").write_bytes(SAMPLE.read_bytes() + bytes(30 * 2**20))
@@ -160,11 +215,13 @@ def test_an_upload_is_stopped_midway_and_leaves_nothing(visit: Visit, tmp_path: 
 
 
 def test_a_long_clip_is_followed_found_again_and_cancelled(
-    keyed: Visit, long_video: Callable[..., Path], tmp_path: Path
+    keyed: Visit, long_video: Callable[..., Path], pictures: list[np.ndarray], tmp_path: Path
 ) -> None:
     page = keyed.page
-    clip = long_video(tmp_path / "long.mp4", seconds=65.0)
+    clip = long_video(tmp_path / "long.mp4", seconds=65.0, images=lambda index: pictures[index % len(pictures)])
+    page.evaluate(NOTE_PAINTED)
     keyed.send(clip)
+    page.wait_for_function("() => ['0:00', '0:30', '1:00'].every(each => window.painted.includes(each))")
     page.get_by_role("heading", name="The course of the clip").wait_for()
     assert page.locator("#chat-title").count() == 1
     assert page.locator("#question").count() == 0
@@ -195,6 +252,22 @@ def test_a_long_clip_is_followed_found_again_and_cancelled(
     page.set_input_files("#file", str(long_video(tmp_path / "longest.mp4", seconds=120.0)))
     page.click("#analyse")
     alert(page).get_by_text("Allowed: up to 1:40").wait_for(timeout=60_000)
+
+
+def test_a_long_clip_that_the_browser_cannot_measure_goes_the_long_way(
+    keyed: Visit, long_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    page = keyed.page
+    clip = long_video(tmp_path / "unknown.mkv", seconds=LONGEST_SECONDS + 6.0)
+    unknown = {"name": clip.name, "mimeType": "application/octet-stream", "buffer": clip.read_bytes()}
+    page.set_input_files("#file", files=[unknown])
+    with page.expect_response("**/analyze?stream=true") as refused:
+        page.click("#analyse")
+    page.wait_for_selector("#delete", timeout=90_000)
+    page.get_by_role("heading", name="The course of the clip").wait_for()
+    assert refused.value.status == 422
+    assert page.locator("#problem").is_hidden()
+    keyed.expects("422")
 
 
 def test_purposes_consent_and_the_notice(keyed: Visit) -> None:
