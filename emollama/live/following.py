@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from emollama.glance import Glance, Look, Sighting, likeness
+from emollama.glance import MAX_FACES, Glance, Look, Sighting, likeness
 from emollama.types import Box, FaceReadings
 
 BRIDGE_SECONDS = 1.2  # a face that is not seen for this long is still looked for where it was
 _FORGET_SECONDS = 3.0
 _SEARCH_EVERY_SECONDS = 1.0
 _PROBABLE, _CERTAIN = 0.5, 0.8
+_MAX_KEPT = 2 * MAX_FACES  # faces that are remembered; times that stand still make none of them old
+_ROWS_PER_SECOND = 60  # of a window: no camera gives more pictures
 _SWITCH_MARGIN = 0.15  # by which another face must lead before it becomes the main one
 
 
@@ -90,6 +92,7 @@ class Follower:
             face.box, face.look, face.last_seen = sighting.box, sighting.look, time
             face.confidences.append(sighting.confidence)
             face.waiting = [*face.waiting[-1:], (time, sighting)]
+        self._drop_oldest(seen)
         self.forget(time)
         followed = [face for face in self._faces if face.waiting and face.is_believed]
         followed.sort(key=lambda face: (face.track_id != self._main, -face.box.width))
@@ -130,10 +133,20 @@ class Follower:
         return max(fitting, key=lambda face: face.last_seen, default=None)
 
     def _begin(self, sighting: Sighting, time: float) -> Followed:
-        face = Followed(track_id=self._next_id, box=sighting.box, look=sighting.look, first_seen=time, last_seen=time)
+        rows: deque[FaceRow] = deque(maxlen=round(_ROWS_PER_SECOND * self._window))
+        face = Followed(
+            track_id=self._next_id, box=sighting.box, look=sighting.look, first_seen=time, last_seen=time, rows=rows
+        )
         self._next_id += 1
         self._faces.append(face)
         return face
+
+    def _drop_oldest(self, seen: set[int]) -> None:
+        """Keep as many faces as there may be: those of the last picture, then those that were seen most lately."""
+        if len(self._faces) > _MAX_KEPT:
+            order = sorted(self._faces, key=lambda face: (face.track_id in seen, face.last_seen, face.track_id))
+            kept = {face.track_id for face in order[-_MAX_KEPT:]}
+            self._faces = [face for face in self._faces if face.track_id in kept]
 
     def _scores(self, there: Sequence[Followed]) -> np.ndarray:
         assert self.size is not None

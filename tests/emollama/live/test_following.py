@@ -149,3 +149,17 @@ def test_no_more_faces_are_read_than_asked_for() -> None:
     scene.show(face(300, side=90), face(60, person=2), pictures=10)
     assert scene.tracks() == [0]
     assert scene.num_read == 10
+
+
+def test_a_camera_whose_time_stands_still_fills_no_memory() -> None:
+    crowd = Scene(max_faces=8)
+    for picture in range(100):
+        strangers = [face(70.0 * place, person=100 * picture + place) for place in range(8)]
+        crowd.show(
+            *(replace(each, box=replace(each.box, width=20.0 + 9 * (picture % 9))) for each in strangers), step=0
+        )
+    assert len(crowd.follower.look(0.0).follow) <= 16
+    alone = Scene(window_seconds=1.0)
+    alone.show(face(100), pictures=300, step=0)
+    (followed,) = alone.follower.present(0.0)
+    assert len(followed.rows) == 60
