@@ -81,7 +81,7 @@ def read_text(text: str) -> Start | Explain | End:
         raise ApiError("body_too_large", f"a text message has {len(text)} characters; allowed: {_MAX_TEXT}")
     try:
         document: Any = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:  # the latter for brackets within brackets within brackets
         raise ApiError(
             "invalid_value", "a text message is no JSON; allowed: an object with a type", param="type"
         ) from exc

@@ -73,6 +73,7 @@ def test_text_messages() -> None:
     ("text", "param", "said"),
     [
         ("pictures", "type", "no JSON; allowed"),
+        ("[" * 8000, "type", "no JSON; allowed"),
         ("[1]", "type", "allowed: start, explain, stop"),
         ('{"type": "begin"}', "type", "type is 'begin'; allowed"),
         ('{"type": ["start"]}', "type", "allowed: start"),
