@@ -51,6 +51,8 @@ _CLIPS_PER_PROCESS = 1000
 _MAX_HEADER_BYTES = 2**20
 _MAX_ARRAY_BYTES = 2**30
 _PIPE_BYTES = 2**20  # as large as an unprivileged process may make it
+# What comes of taking an answer apart that is none; infinity as a number of pixels is an OverflowError.
+_NOT_AN_ANSWER = (KeyError, TypeError, ValueError, OverflowError)
 TOLD_ERRORS = {  # what a process may say of a clip, by name
     kind.__name__: kind
     for kind in (
@@ -224,7 +226,7 @@ class _Process:
         header = self._answer({"length_of": path}, deadline, cancelled)
         try:
             return None if header["seconds"] is None else _finite(header["seconds"])
-        except (KeyError, TypeError, ValueError) as exc:
+        except _NOT_AN_ANSWER as exc:
             raise _EndedError("protocol") from exc
 
     def ask_window(
@@ -241,7 +243,7 @@ class _Process:
                 index=int(told["index"]), start=_finite(told["start"]), end=_finite(told["end"]), clip=clip,
                 share=_finite(told["share"]), is_last=bool(told["is_last"]),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as exc:
+        except _NOT_AN_ANSWER as exc:
             raise _EndedError("protocol") from exc
         follows = window.index == index and abs(window.start - start) < 1e-6
         if not follows or not (window.is_last or window.end - window.start >= 1.0) or not 0 <= window.share <= 1:
@@ -261,7 +263,7 @@ class _Process:
                 num_followed=len(request["glance"]["follow"]),
                 crop_size=request["glance"]["crop_size"],
             )
-        except (KeyError, TypeError, ValueError) as exc:
+        except _NOT_AN_ANSWER as exc:
             raise _EndedError("protocol") from exc
 
     def _answer(
@@ -327,7 +329,7 @@ class _Process:
                     followed, lambda size: self._read(size, deadline, cancelled), num_pictures=len(frames.times)
                 ),
             )
-        except (KeyError, TypeError, ValueError) as exc:
+        except _NOT_AN_ANSWER as exc:
             raise _EndedError("protocol") from exc
 
     def _frames(self, told: dict[str, Any], deadline: float, cancelled: Callable[[], bool], *, is_bare: bool) -> Frames:

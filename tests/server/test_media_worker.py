@@ -145,6 +145,8 @@ def test_the_process_has_no_secrets_and_may_write_nothing(
         ("send(b' ' * (1 << 21))", UndecodableMediaError, "protocol"),
         ("send({'error': 'SystemExit', 'message': 'x', 'field': None})", UndecodableMediaError, "protocol"),
         ("send(GOOD | {'seconds': float('nan')})", UndecodableMediaError, "protocol"),
+        ("send(GOOD | {'frames': {'shape': [float('inf'), 2, 2, 3], 'source_fps': 1, 'is_still': False}})",
+         UndecodableMediaError, "protocol"),
         ("send(GOOD | {'frames': {'shape': [1, 2, 2], 'source_fps': 1, 'is_still': False}})",
          UndecodableMediaError, "protocol"),
         ("send(GOOD | {'frames': {'shape': [1 << 20, 1 << 20, 9, 3], 'source_fps': 1, 'is_still': False}})",
