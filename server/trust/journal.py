@@ -25,6 +25,7 @@ PATIENCE_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
 _MOST_AT_ONCE = 200
 _MOST_WAITING = 20_000
+_Waiting = tuple[Event, "Future[None]"]
 
 
 class Journal:
@@ -32,10 +33,11 @@ class Journal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: deque[tuple[Event, Future[None]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._is_stopping = False
         self._num_lost = 0
+        self._num_single = 0  # of those that wait: written one by one, since one of them is refused
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
 
     def start(self) -> None:
@@ -68,26 +70,39 @@ class Journal:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await asyncio.shield(asyncio.wrap_future(done))
-        except (TimeoutError, OSError, SQLAlchemyError):
+        except OSError:  # and `TimeoutError`, which is one
             logger.error("an answer was sent before its row was in the audit log")
 
     def _run(self) -> None:
         while batch := self._next():
             try:
                 audit.append(self._store, [event for event, _ in batch])
-            except (SQLAlchemyError, OSError) as exc:
-                # What is refused for what it is would be refused again, and keep all others waiting.
-                if not isinstance(exc, (OperationalError, OSError)) or not self._hold(batch):
-                    logger.error("audit rows were lost", extra={"fields": {"number": len(batch)}}, exc_info=exc)
-                    for _, done in batch:
-                        done.set_exception(exc)
-                    continue
-                logger.error("the audit log cannot be written; rows wait in memory", exc_info=exc)
-                continue
-            for _, done in batch:
-                done.set_result(None)
+            except (OperationalError, OSError) as exc:
+                if self._hold(batch):
+                    logger.error("the audit log cannot be written; rows wait in memory", exc_info=exc)
+                else:
+                    self._lose(batch, exc)
+            except Exception as exc:  # noqa: BLE001  (the thread's edge: no later row would be written without it)
+                # What is refused for what it is would be refused again, and is not to take others with it.
+                if len(batch) > 1:
+                    self._take_singly(batch)
+                else:
+                    self._lose(batch, exc)
+            else:
+                for _, done in batch:
+                    done.set_result(None)
 
-    def _next(self) -> list[tuple[Event, Future[None]]]:
+    def _take_singly(self, batch: list[_Waiting]) -> None:
+        with self._changed:
+            self._waiting.extendleft(reversed(batch))
+            self._num_single = len(batch)
+
+    def _lose(self, batch: list[_Waiting], exc: Exception) -> None:
+        logger.error("audit rows were lost", extra={"fields": {"number": len(batch)}}, exc_info=exc)
+        for _, done in batch:
+            done.set_exception(OSError("the audit log cannot be written"))
+
+    def _next(self) -> list[_Waiting]:
         """Wait for events and take some; none are left when the service stops."""
         with self._changed:
             while not self._waiting and not self._is_stopping:
@@ -95,9 +110,11 @@ class Journal:
             if self._num_lost:
                 logger.error("audit rows were lost", extra={"fields": {"number": self._num_lost}})
                 self._num_lost = 0
-            return [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_AT_ONCE))]
+            most = 1 if self._num_single else _MOST_AT_ONCE
+            self._num_single = max(0, self._num_single - 1)
+            return [self._waiting.popleft() for _ in range(min(len(self._waiting), most))]
 
-    def _hold(self, batch: list[tuple[Event, Future[None]]]) -> bool:
+    def _hold(self, batch: list[_Waiting]) -> bool:
         """Put events back and wait a moment; False when the service stops, and there is no later."""
         with self._changed:
             if self._is_stopping:

@@ -204,6 +204,23 @@ def test_rows_wait_while_the_database_cannot_be_written(
     store.close()
 
 
+def test_a_row_that_cannot_be_written_takes_no_other_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'emollama.sqlite3'}")
+    journal = Journal(store)
+    # They are one batch, since the thread is started after them; half a character is no text to a database.
+    written = [journal.put(Event(action=action)) for action in ("first", "\ud800", "last")]
+    journal.start()
+    with pytest.raises(OSError, match="audit log"):
+        written[1].result(timeout=20)
+    for each in (written[0], written[2], journal.put(Event(action="later"))):
+        each.result(timeout=20)
+    journal.stop()
+    assert [row.action for row in reversed(audit.page(store, after=None, limit=9).items)] == ["first", "last", "later"]
+    assert audit.verify(store).is_whole
+    assert "audit rows were lost" in caplog.text
+    store.close()
+
+
 # ---- what is written down -------------------------------------------------------------------------------------------
 
 
