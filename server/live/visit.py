@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from emollama import errors as library
 from emollama.cores import CORES
 from server.auth import Principal, admit, require_rate
-from server.errors import ApiError, told_of
+from server.errors import ApiError, note, told_of
 from server.live.inbox import Arrived, LiveInbox
 from server.live.protocol import (
     GOING_DOWN,
@@ -92,6 +92,7 @@ class Visit:
         except Exception as exc:  # noqa: BLE001  (the edge of this connection: it is told, and closed)
             error = told_of(self._socket, exc)
             code, reason = close_code(error), error.code
+            note(self._socket, error)  # for the audit log
             await self._tell_last(_envelope(error), error)
         finally:
             self._gone.set()

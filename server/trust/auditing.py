@@ -119,7 +119,9 @@ class AuditMiddleware:
         log, entry = state.get("log", {}), state["audit"]
         method = "WS" if scope["type"] == "websocket" else scope["method"]
         route = getattr(scope.get("route"), "path", None)
-        is_refused = status in _REFUSED or (method == "WS" and log.get("error_code") is not None)
+        # A live session that was let in has a subject. Whoever got no further, or left before, did nothing.
+        knocked = method == "WS" and entry.subject_id is None and (route is not None or "error_code" in log)
+        is_refused = status in _REFUSED or knocked
         if not is_refused:
             # What no route took has done nothing.
             if route is None or method == "OPTIONS":

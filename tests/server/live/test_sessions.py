@@ -23,7 +23,7 @@ from emollama.media import read_clip
 from emollama.types import Clip
 from server.auth import new_key
 from server.live.protocol import picture_message, sound_message
-from server.records import keys
+from server.records import audit, keys
 
 pytestmark = pytest.mark.in_process(reason="a live session reads in the service itself")
 
@@ -285,6 +285,43 @@ def test_keys_by_header_by_subprotocol_and_by_the_first_message(
             client.hear("ready")
     with talk(s, start={"key": slow}) as client:
         assert client.end() == (4429, "rate_limit_exceeded")
+
+
+def test_strangers_do_not_fill_the_log_and_what_was_let_in_is_always_in_it(
+    module_live: Callable[..., Any],
+    nano: emollama.Analyzer,
+    pictures: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    wait_until: Callable[..., None],
+) -> None:
+    monkeypatch.setattr("server.trust.auditing._REFUSALS_PER_MINUTE", 3)
+    s = module_live(nano, auth="keys")
+    text, record = new_key(owner="ann", scopes=["analyze"])
+    keys.add(s.app.state.store, record)
+
+    def rows(**wanted: Any) -> list[Any]:
+        return list(audit.page(s.app.state.store, after=None, limit=100, **wanted).items)
+
+    for _ in range(10):
+        with talk(s, start={"key": "emo_none"}) as client:
+            assert client.end() == (4401, "invalid_api_key")
+        with talk(s, start=None):
+            pass  # and without a word
+    assert {row.code for row in rows()} <= {"invalid_api_key", None}
+    assert 3 <= len(rows()) <= 6
+    for _ in range(8):  # refused, or ended badly after something was read: the latter is what was done
+        with talk(s, start={"key": text, "model": "none"}) as client:
+            assert client.end()[0] == 4404
+    with talk(s, start={"key": text}) as client:
+        client.hear("ready")
+        client.socket.send(picture_message(pictures[0], time=0.0))
+        client.hear("reading")
+        client.send(type="begin")
+        assert client.end() == (4400, "invalid_value")
+    wait_until(lambda: bool(rows(owner="ann")) and rows(owner="ann")[0].code == "invalid_value")
+    last = rows(owner="ann")[0]
+    assert (last.status, last.model, last.subject_id[:5]) == (4400, "nano", "live_")
+    assert len(rows(owner="ann")) <= 6
 
 
 def test_reasons_count_for_the_rate_of_a_key_and_end_nothing(
