@@ -57,8 +57,9 @@ async def get_summary(
         ids=tuple(dict.fromkeys(analysis_id)), metadata=wanted, created_after=created_after,
         created_before=created_before,
     )  # fmt: skip
-    handed_out(request, selection.ids[0] if len(selection.ids) == 1 else None)
     chosen = await asyncio.to_thread(choose, store, selection, now=time.time(), owner=principal.sees)
+    # Only now: what was asked for by name may have been any text.
+    handed_out(request, selection.ids[0] if len(selection.ids) == 1 else None)
     outcome = await desk.gate.run(
         lambda stop: _written(store, chosen, title, format),
         gone=functools.partial(until_gone, request),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server.records import analyses
+from server.records import analyses, audit
 from server.records.analyses import AnalysisRecord
 from server.reports import selection
 
@@ -100,6 +100,15 @@ async def test_what_is_missing_unfinished_or_too_much_is_said(
         answer = await s.client.get(URL)
         assert code(answer) == (400, "invalid_value", "created_after")
         assert "2 analyses fit; allowed: 1" in answer.json()["error"]["message"]
+
+
+async def test_the_audit_log_has_no_text_of_a_request(service: Any, keep: Any) -> None:
+    async with service(analysis_workers=0) as s:
+        keep(s, "a")
+        for name in ("Ann's clip", "analysis-a"):
+            await s.client.get(URL, params={"analysis_id": name})
+        found = audit.page(s.app.state.store, after=None, limit=9).items
+        assert [row.subject_id for row in found] == ["analysis-a"]
 
 
 async def test_nobody_reads_another_owners(service: Any, keep: Any) -> None:
