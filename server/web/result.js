@@ -101,8 +101,9 @@ export class ResultView {
   }
 }
 
-function verdict({ emotion, open_vocabulary: others = [], valence, arousal, model }) {
+function verdict({ emotion, open_vocabulary: words = [], valence, arousal, model }) {
   if (emotion.label === null) return [el("h2", {}, t("result.nothing")), el("p", {}, t("result.nothing_about"))];
+  const others = words.filter((each) => each !== emotion.label);  // of a long clip, the label may be among them
   const rows = Object.entries(emotion.scores).sort((a, b) => b[1] - a[1]).map(([label, score]) => {
     const bar = el("span", { class: "bar", "aria-hidden": "true" });
     bar.style.setProperty("--part", score.toFixed(4));

@@ -223,6 +223,9 @@ def test_a_long_clip_is_followed_found_again_and_cancelled(
     keyed.send(clip)
     page.wait_for_function("() => ['0:00', '0:30', '1:00'].every(each => window.painted.includes(each))")
     page.get_by_role("heading", name="The course of the clip").wait_for()
+    assert "1:05" not in page.evaluate("window.painted")  # at the end of the axis it would be cut off
+    label = page.locator("#label").get_attribute("data-label")
+    assert f"also fits: {label}" not in page.locator("[data-part=verdict]").inner_text()
     assert page.locator("#chat-title").count() == 1
     assert page.locator("#question").count() == 0
     with page.expect_download(timeout=60_000) as report:
