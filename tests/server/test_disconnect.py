@@ -99,15 +99,15 @@ def hold_decoding(nano: Nano, monkeypatch: pytest.MonkeyPatch) -> Callable[[], b
 
 def hold_encoding(nano: Nano, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     reached, face = threading.Event(), nano.analyzer.parts.face
-    embed = face.embed
+    read = face.read
 
-    def at_length(crops: Any, **options: Any) -> Any:
+    def at_length(*track: Any, **options: Any) -> Any:
         reached.set()
         for _ in range(500):  # as for a clip of an hour
-            found = embed(crops, **options)
+            found = read(*track, **options)
         return found
 
-    monkeypatch.setattr(face, "embed", at_length)
+    monkeypatch.setattr(face, "read", at_length)
     return reached.is_set
 
 
