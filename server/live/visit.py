@@ -389,6 +389,7 @@ class _Sitting:
                 put(None)
 
         working = loop.run_in_executor(visit.room.threads, work)
+        working.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
         with contextlib.suppress(WebSocketDisconnect):
             while (piece := await pieces.get()) is not None:
                 await visit.tell({**piece, "id": asked.id})

@@ -41,14 +41,21 @@ def choose(store: Store, selection: Selection, *, now: float, owner: str | None)
 
     Raises `ApiError` when a named analysis is not there or not done, and when there are none, or too many.
     """
-    rows = _rows(store, selection, now=now, owner=owner)
-    if selection.ids:
-        _require_all(selection.ids, {row.id: row.status for row in rows})
-    rows = [row for row in rows if selection.metadata.items() <= (row.metadata or {}).items()]
+    rows: list[Any] = []
+    statuses: dict[str, str] = {}  # of the ids that are asked for
+    num_fitting = 0
+    for row in _rows(store, selection, now=now, owner=owner):
+        if selection.ids:
+            statuses[row.id] = row.status
+        if selection.metadata.items() <= (row.metadata or {}).items():
+            num_fitting += 1
+            if num_fitting <= MAX_CLIPS:  # what is refused is counted, not held
+                rows.append(row)
+    _require_all(selection.ids, statuses)
     if not rows:
         raise ApiError("analysis_not_found", "no analysis with a result fits", param="analysis_id")
-    if len(rows) > MAX_CLIPS:
-        message = f"{len(rows)} analyses fit; allowed: {MAX_CLIPS}. Choose by metadata, created_after, created_before"
+    if num_fitting > MAX_CLIPS:
+        message = f"{num_fitting} analyses fit; allowed: {MAX_CLIPS}. Choose by metadata, created_after, created_before"
         raise ApiError("invalid_value", message, param="created_after")
     return Chosen(
         succeeded=tuple(row.id for row in rows if row.status == "succeeded"),
@@ -65,7 +72,7 @@ def results(store: Store, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield {**json.loads(found), "id": analysis_id}
 
 
-def _rows(store: Store, selection: Selection, *, now: float, owner: str | None) -> list[Any]:
+def _rows(store: Store, selection: Selection, *, now: float, owner: str | None) -> Iterator[Any]:
     query = select(table.c.id, table.c.status, table.c.filename, table.c.metadata, table.c.error)
     query = query.where(table.c.expires_at.is_(None) | (table.c.expires_at > now)).order_by(table.c.seq)
     if owner is not None:
@@ -79,7 +86,7 @@ def _rows(store: Store, selection: Selection, *, now: float, owner: str | None) 
     if selection.created_before is not None:
         query = query.where(table.c.created_at < selection.created_before)
     with store.read() as connection:
-        return list(connection.execute(query))
+        yield from connection.execution_options(yield_per=MAX_CLIPS).execute(query)
 
 
 def _require_all(ids: Sequence[str], known: Mapping[str, str]) -> None:
