@@ -1,6 +1,7 @@
 """Writes the audit log of one process: events of all requests, many in one transaction, in a thread of its own.
 
-A request's row is written before the end of its answer is sent, so an answer that is complete is in the log. When the
+A request's row is written before the end of its answer is sent, so an answer that is complete is in the log,
+whatever becomes of the process (SQLite's newest rows may go with a machine that loses its power). When the
 database cannot be written to for a while, answers wait `PATIENCE_SECONDS` at most, and rows wait in memory until it
 can; the process's log says so.
 """
