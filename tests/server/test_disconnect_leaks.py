@@ -35,7 +35,8 @@ pytestmark = [
 SAMPLE = Path(emollama.__file__).parent / "assets" / "sample" / "sample.mp4"
 WAYS = ("plain", "stream", "chat", "later")
 NUM_CLIENTS, ROUND = 200, 50
-NUM_WORKERS = 2  # that decode, and beside them nothing is a child of the service
+NUM_WORKERS = 2  # that decode clips
+NUM_CHILDREN = NUM_WORKERS + 1  # and one that looks at cameras; beside them nothing is a child of the service
 _KEPT = 6  # of files and threads: the pools of connections and of threads are filled when they are first needed
 _ABOUT_SECONDS = 1.0  # that an answer takes; a client leaves within them
 _MEMORY_BYTES = 16 * 2**20  # less than one decoded clip for every ten that were left
@@ -65,6 +66,7 @@ class Served:
             "EMOLLAMA_PORT": str(port),
             "EMOLLAMA_CONCURRENCY": "2",
             "EMOLLAMA_MEDIA_WORKERS": str(NUM_WORKERS),
+            "EMOLLAMA_LIVE_WORKERS": "1",
             # What is freed goes back to the system at once. By default glibc keeps some 200 MiB of it in pieces that
             # come and go by 40 MiB from one look to the next, in which a leak would not be seen.
             "MALLOC_MMAP_THRESHOLD_": str(2**20),
@@ -105,7 +107,7 @@ class Served:
 
     def is_idle(self) -> bool:
         held = self.held()
-        return (held.places, held.uploads, held.children) == (0, (), NUM_WORKERS)
+        return (held.places, held.uploads, held.children) == (0, (), NUM_CHILDREN)
 
     def send(self, way: str, *, cut: int) -> socket.socket:
         """Send a request, all but its last ``cut`` bytes, and leave the connection open."""
