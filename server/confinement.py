@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import os
+from typing import IO
 
 _OPEN_FILES = 64  # the interpreter's own, shared libraries while they are loaded, and one clip
+
+
+def take_pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """Return where requests come from and where answers go; nothing else goes in or out any more.
+
+    What a library writes, to wherever, must not get into an answer, nor into a log: it may quote the clip.
+    """
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nowhere, number)
+    return requests, answers
 
 
 def restrict(address_bytes: int) -> None:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from server.confinement import allow_processor_time, restrict
+from server.confinement import allow_processor_time, restrict, take_pipes
 from server.followed import pack
 from server.glances import asked_look, pack_glance
 
@@ -31,11 +31,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     allowed = json.loads(sys.argv[1])
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # What a library writes, to wherever, must not get between the frames, nor into a log: it may quote the clip.
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nowhere, number)
+    requests, answers = take_pipes()
     import cv2
 
     import emollama.faces

@@ -14,22 +14,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
 import queue
-import select
-import struct
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from emollama import errors
+from server.confined_process import POLL_SECONDS, ConfinedProcess, EndedError, WorkerLimits
 from server.errors import ApiError
 from server.followed import unpack
 from server.glances import told_look, unpack_glance
@@ -45,24 +41,11 @@ Answer = TypeVar("Answer")
 
 CHILD = (sys.executable, "-m", "server.media_child")
 IS_SUPPORTED = os.name == "posix"
-_POLL_SECONDS = 0.05
 _START_SECONDS = 60.0
 _CLIPS_PER_PROCESS = 1000
-_MAX_HEADER_BYTES = 2**20
-_MAX_ARRAY_BYTES = 2**30
-_PIPE_BYTES = 2**20  # as large as an unprivileged process may make it
+_LIMITS = WorkerLimits()
 # What comes of taking an answer apart that is none; infinity as a number of pixels is an OverflowError.
 _NOT_AN_ANSWER = (KeyError, TypeError, ValueError, OverflowError)
-TOLD_ERRORS = {  # what a process may say of a clip, by name
-    kind.__name__: kind
-    for kind in (
-        errors.InputError,
-        errors.UnsupportedMediaError,
-        errors.UndecodableMediaError,
-        errors.MediaLimitError,
-        errors.DependencyError,
-    )
-}
 
 
 class WorkerError(errors.EmoLlamaError):
@@ -140,66 +123,14 @@ class InProcess:
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerLimits:
-    """What one clip may cost: wall-clock seconds, processor seconds, and the bytes that its process holds in memory.
-
-    Of a long clip every window may cost that, and the decoding of all windows together ``long_seconds``.
-
-    Decoders reserve far more addresses than they ever use, one arena a thread, and what fails to reserve looks like a
-    damaged file. So memory is watched, a few times a second, and the limit of addresses (``address_bytes``) is wide and
-    only there for what happens between two looks.
-    """
-
-    seconds: float = 60.0
-    long_seconds: float = 3600.0
-    cpu_seconds: int = 120
-    memory_bytes: int = 3 * 2**29
-    address_bytes: int = 8 * 2**30
-    niceness: int = 5
-
-
-class _EndedError(Exception):
-    """The process has to go: ``reason`` is timeout, memory, crash, cancelled or protocol."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class _Process:
-    """One decoding process and its two pipes."""
+class _Process(ConfinedProcess):
+    """One decoding process."""
 
     def __init__(self, command: Sequence[str], limits: WorkerLimits) -> None:
-        allowed = {name: getattr(limits, name) for name in ("cpu_seconds", "address_bytes", "niceness")}
-        # Without the service's own settings, some of which are secrets.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("EMOLLAMA_")}
-        self._process = subprocess.Popen(
-            [*command, json.dumps(allowed)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env=environment | {"OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # a terminal's interrupt is the service's to handle
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        os.set_blocking(self._stdin.fileno(), False)
-        with contextlib.suppress(ImportError, AttributeError, OSError):
-            import fcntl
-
-            fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        os.set_blocking(self._stdout.fileno(), False)
-        self._memory_bytes = limits.memory_bytes
+        super().__init__(command, limits)
         self._ready_by = time.monotonic() + _START_SECONDS  # however many clips wait for it in turn
         self.is_ready = False
         self.num_clips = 0
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def wait_until_ready(self, cancelled: Callable[[], bool]) -> None:
         """Return when the process takes clips; raises `WorkerError` when it cannot be started.
@@ -209,25 +140,25 @@ class _Process:
         if self.is_ready:
             return
         try:
-            self.is_ready = bool(self._header(self._ready_by, cancelled).get("ready"))
-        except _EndedError as exc:
+            self.is_ready = bool(self.header(self._ready_by, cancelled).get("ready"))
+        except EndedError as exc:
             if exc.reason == "cancelled":
                 raise
             raise WorkerError(f"a process for decoding could not be started ({exc.reason})") from exc
 
     def ask(self, request: dict[str, Any], *, deadline: float, cancelled: Callable[[], bool]) -> Clip:
-        """Return the clip; raises what the library raised there, or `_EndedError`."""
+        """Return the clip; raises what the library raised there, or `EndedError`."""
         self.num_clips += 1
-        return self._clip(self._answer(request, deadline, cancelled), deadline, cancelled)
+        return self._clip(self.answer(request, deadline, cancelled), deadline, cancelled)
 
     def ask_length(self, path: str, *, deadline: float, cancelled: Callable[[], bool]) -> float | None:
         """Return the seconds that a file declares; raises as `ask` does."""
         self.num_clips += 1
-        header = self._answer({"length_of": path}, deadline, cancelled)
+        header = self.answer({"length_of": path}, deadline, cancelled)
         try:
             return None if header["seconds"] is None else _finite(header["seconds"])
         except _NOT_AN_ANSWER as exc:
-            raise _EndedError("protocol") from exc
+            raise EndedError("protocol") from exc
 
     def ask_window(
         self, request: dict[str, Any], *, index: int, start: float, deadline: float, cancelled: Callable[[], bool]
@@ -235,7 +166,7 @@ class _Process:
         """Return the next window, which must be number ``index`` and begin at ``start``; raises as `ask` does."""
         from emollama.media_windows import ClipWindow
 
-        header = self._answer(request, deadline, cancelled)
+        header = self.answer(request, deadline, cancelled)
         clip = self._clip(header, deadline, cancelled)
         try:
             told = header["window"]
@@ -244,10 +175,10 @@ class _Process:
                 share=_finite(told["share"]), is_last=bool(told["is_last"]),
             )  # fmt: skip
         except _NOT_AN_ANSWER as exc:
-            raise _EndedError("protocol") from exc
+            raise EndedError("protocol") from exc
         follows = window.index == index and abs(window.start - start) < 1e-6
         if not follows or not (window.is_last or window.end - window.start >= 1.0) or not 0 <= window.share <= 1:
-            raise _EndedError("protocol")
+            raise EndedError("protocol")
         return window
 
     def ask_glance(
@@ -255,60 +186,16 @@ class _Process:
     ) -> Glance:
         """Return what a picture shows; raises as `ask` does."""
         self.num_clips += 1
-        header = self._answer(request, deadline, cancelled, body=picture)
+        header = self.answer(request, deadline, cancelled, body=picture)
         try:
             return unpack_glance(
                 header,
-                lambda size: self._read(size, deadline, cancelled),
+                lambda size: self.read(size, deadline, cancelled),
                 num_followed=len(request["glance"]["follow"]),
                 crop_size=request["glance"]["crop_size"],
             )
         except _NOT_AN_ANSWER as exc:
-            raise _EndedError("protocol") from exc
-
-    def _answer(
-        self, request: dict[str, Any], deadline: float, cancelled: Callable[[], bool], *, body: bytes = b""
-    ) -> dict[str, Any]:
-        self._write(json.dumps(request).encode() + b"\n" + body, deadline, cancelled)
-        header = self._header(deadline, cancelled)
-        if "error" in header:
-            kind = TOLD_ERRORS.get(str(header["error"]))
-            if kind is None:
-                raise _EndedError("protocol")
-            field = header.get("field")
-            error = kind(str(header.get("message"))[:500], field=None if field is None else str(field)[:60])
-            if isinstance(error, errors.MediaLimitError) and isinstance(header.get("limit"), str):
-                error.limit = header["limit"][:60]
-            raise error
-        return header
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._stdin, self._stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-    def _resident_bytes(self) -> int:
-        import psutil  # type: ignore[import-untyped]
-
-        try:
-            return int(psutil.Process(self.pid).memory_info().rss)
-        except psutil.Error:
-            return 0  # it has ended, which is seen at its pipe
-
-    def _header(self, deadline: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
-        length = struct.unpack("<I", self._read(4, deadline, cancelled))[0]
-        if length > _MAX_HEADER_BYTES:
-            raise _EndedError("protocol")
-        try:
-            header = json.loads(bytes(self._read(length, deadline, cancelled)))
-        except ValueError as exc:
-            raise _EndedError("protocol") from exc
-        if not isinstance(header, dict):
-            raise _EndedError("protocol")
-        return header
+            raise EndedError("protocol") from exc
 
     def _clip(self, header: dict[str, Any], deadline: float, cancelled: Callable[[], bool]) -> Clip:
         from emollama.types import Clip
@@ -326,11 +213,11 @@ class _Process:
                 tracks=None
                 if followed is None or frames is None
                 else unpack(
-                    followed, lambda size: self._read(size, deadline, cancelled), num_pictures=len(frames.times)
+                    followed, lambda size: self.read(size, deadline, cancelled), num_pictures=len(frames.times)
                 ),
             )
         except _NOT_AN_ANSWER as exc:
-            raise _EndedError("protocol") from exc
+            raise EndedError("protocol") from exc
 
     def _frames(self, told: dict[str, Any], deadline: float, cancelled: Callable[[], bool], *, is_bare: bool) -> Frames:
         """``is_bare`` frames come without their pictures."""
@@ -342,8 +229,8 @@ class _Process:
         if min(number, height, width) < 1 or channels != 3:
             raise ValueError("no pictures have this shape")
         held = 0 if is_bare else number
-        images = self._read(held * height * width * 3, deadline, cancelled)
-        times = self._read(number * 8, deadline, cancelled)
+        images = self.read(held * height * width * 3, deadline, cancelled)
+        times = self.read(number * 8, deadline, cancelled)
         rate = told["source_fps"]
         return Frames(
             images=np.frombuffer(images, np.uint8).reshape(held, height, width, 3),
@@ -357,56 +244,10 @@ class _Process:
 
         from emollama.types import Audio
 
-        samples = self._read(int(told["length"]) * 4, deadline, cancelled)
+        samples = self.read(int(told["length"]) * 4, deadline, cancelled)
         return Audio(
             samples=np.frombuffer(samples, "<f4"), sample_rate=int(told["sample_rate"]), start=_finite(told["start"])
         )
-
-    def _write(self, content: bytes, deadline: float, cancelled: Callable[[], bool]) -> None:
-        """Send it all; a process that takes nothing is ended as one that answers nothing is."""
-        view, fd = memoryview(content), self._stdin.fileno()
-        poller = select.poll()
-        poller.register(fd, select.POLLOUT)
-        while view:
-            if not poller.poll(_POLL_SECONDS * 1000):
-                if cancelled():
-                    raise _EndedError("cancelled")
-                if time.monotonic() > deadline:
-                    raise _EndedError("timeout")
-                continue
-            try:
-                view = view[os.write(fd, view) :]
-            except BlockingIOError:
-                continue
-            except OSError as exc:
-                raise _EndedError("crash") from exc
-
-    def _read(self, length: int, deadline: float, cancelled: Callable[[], bool]) -> memoryview:
-        import numpy as np
-
-        if not 0 <= length <= _MAX_ARRAY_BYTES:
-            raise _EndedError("protocol")
-        view = np.empty(length, np.uint8).data  # not filled with zeros first
-        filled, fd = 0, self._stdout.fileno()
-        poller = select.poll()
-        poller.register(fd, select.POLLIN)
-        while filled < length:
-            if not poller.poll(_POLL_SECONDS * 1000):
-                if cancelled():
-                    raise _EndedError("cancelled")
-                if time.monotonic() > deadline:
-                    raise _EndedError("timeout")
-                if self._resident_bytes() > self._memory_bytes:
-                    raise _EndedError("memory")
-                continue
-            try:
-                received = os.readv(fd, [view[filled:]])
-            except BlockingIOError:
-                continue
-            if not received:
-                raise _EndedError("crash")
-            filled += received
-        return view
 
 
 class MediaPool:
@@ -416,7 +257,7 @@ class MediaPool:
         self,
         size: int,
         *,
-        limits: WorkerLimits = WorkerLimits(),
+        limits: WorkerLimits = _LIMITS,
         ended: Callable[[str], None] = lambda reason: None,
         command: Sequence[str] = CHILD,
         clips_per_process: int = _CLIPS_PER_PROCESS,
@@ -491,7 +332,7 @@ class MediaPool:
             process.wait_until_ready(asked_to_stop)
             while True:
                 if asked_to_stop():
-                    raise _EndedError("cancelled")
+                    raise EndedError("cancelled")
                 began = time.monotonic()
                 rest = self._limits.long_seconds - spent
                 window = process.ask_window(
@@ -503,7 +344,7 @@ class MediaPool:
                 yield window
                 if window.is_last:
                     return
-        except _EndedError as exc:
+        except EndedError as exc:
             if exc.reason == "cancelled":
                 raise errors.CancelledError("the reading of the clip was cancelled") from exc
             self._ended(exc.reason)
@@ -525,7 +366,7 @@ class MediaPool:
         try:
             try:
                 process.wait_until_ready(asked_to_stop)
-            except _EndedError as exc:
+            except EndedError as exc:
                 keep = True  # it has seen nothing of the clip, and will be ready for the next
                 raise self._told(exc.reason) from exc
             deadline = time.monotonic() + self._limits.seconds
@@ -538,7 +379,7 @@ class MediaPool:
                 raise
             keep = True
             return answer
-        except _EndedError as exc:
+        except EndedError as exc:
             self._ended(exc.reason)
             raise self._told(exc.reason) from exc
         finally:
@@ -564,7 +405,7 @@ class MediaPool:
     def _take(self, cancelled: Callable[[], bool]) -> _Process:
         while True:
             try:
-                return self._idle.get(timeout=_POLL_SECONDS)
+                return self._idle.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 if cancelled() or self._is_closing:
                     raise ApiError("client_closed_request") from None

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.confined_process import WorkerLimits
 from server.fetch import FetchPolicy, is_domain
-from server.media_worker import WorkerLimits
 from server.signing import Endpoint, is_secret
 from server.trust.purposes import require_allowed, require_reason
 

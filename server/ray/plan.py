@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from emollama import __version__
-from server.media_worker import WorkerLimits
+from server.confined_process import WorkerLimits
 from server.ray.settings import RaySettings
 from server.settings import Settings
 

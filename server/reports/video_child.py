@@ -15,16 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from server.confinement import allow_processor_time, restrict
+from server.confinement import allow_processor_time, restrict, take_pipes
 
 
 def main() -> None:
     allowed = json.loads(sys.argv[1])
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # What a library writes, to wherever, must not get into the video, nor into a log: it may quote the clip.
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nowhere, number)
+    requests, answers = take_pipes()
     import cv2
 
     import emollama.reports.video  # noqa: F401  (whatever it takes is taken before the limits are set)

@@ -15,7 +15,8 @@ import pytest
 from emollama.errors import CancelledError, MediaLimitError, UndecodableMediaError, UnsupportedMediaError
 from emollama.media import MediaLimits
 from emollama.media_windows import ClipWindow, read_windows
-from server.media_worker import IS_SUPPORTED, InProcess, MediaPool, WorkerLimits
+from server.confined_process import WorkerLimits
+from server.media_worker import IS_SUPPORTED, InProcess, MediaPool
 
 pytestmark = pytest.mark.skipif(not IS_SUPPORTED, reason="processes have no limits on this system")
 

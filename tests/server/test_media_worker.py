@@ -18,9 +18,10 @@ import emollama
 from emollama.errors import MediaLimitError, UndecodableMediaError, UnsupportedMediaError
 from emollama.media import MediaLimits, read_clip
 from emollama.types import Clip
+from server.confined_process import WorkerLimits
 from server.errors import ApiError
 from server.followed import unpack
-from server.media_worker import IS_SUPPORTED, InProcess, MediaPool, WorkerError, WorkerLimits
+from server.media_worker import IS_SUPPORTED, InProcess, MediaPool, WorkerError
 
 pytestmark = pytest.mark.skipif(not IS_SUPPORTED, reason="processes have no limits on this system")
 

@@ -17,7 +17,8 @@ import pytest
 from emollama.errors import CancelledError, InputError, MediaLimitError, UndecodableMediaError
 from emollama.media import MediaLimits
 from emollama.reports.video import VideoOptions
-from server.media_worker import IS_SUPPORTED, WorkerLimits
+from server.confined_process import WorkerLimits
+from server.media_worker import IS_SUPPORTED
 from server.reports.desk import ReportDesk
 from server.reports.video_worker import VideoHere, VideoOrder, VideoProcesses
 
