@@ -25,7 +25,7 @@ from emollama.labels import NANO_LABELS
 from train.builders.cues import SUBSETS
 from train.builders.instruct import HIGH_FROM, MEDIUM_FROM, Composed, Composer, Mix, Pools
 from train.builders.pools import VALIDATION_SPEAKERS, FacePool, VoicePool, WordsPool, face_pool, voice_pool, words_pool
-from train.config import default_data_dir
+from train.config import data_dir
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class CalibrateOptions:
 
 def calibrate(options: CalibrateOptions) -> dict[str, Any]:
     """Fit on the even half, write ``calibration.json``, and return the reliability measured on the odd half."""
-    data = Path(options.data) if options.data else default_data_dir()
+    data = data_dir(options.data)
     pools = Pools(
         face=face_pool(data, "valid", encoder=Path(options.face), cache=Path(options.cache)),
         voice=voice_pool(data, run=Path(options.voice_run), speakers=VALIDATION_SPEAKERS),

@@ -52,10 +52,10 @@ def train(
             typer.echo(f"written to {write_card()}")
             return
         if recipe == DATA_CARD:
-            from train.config import default_data_dir
+            from train.config import data_dir
             from train.data_card import write_data_card
 
-            typer.echo(f"written to {write_data_card(data or default_data_dir())}")
+            typer.echo(f"written to {write_data_card(data_dir(data))}")
             return
         config = override(load_recipe(recipe), overrides or ())
         if data is not None:

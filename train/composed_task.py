@@ -33,7 +33,7 @@ from emollama.prompt import SOURCES, Renderer
 from train.builders.cues import SUBSETS, random_cues
 from train.builders.instruct import Composed, Composer, Mix, Pools, dialogue
 from train.builders.pools import VALIDATION_SPEAKERS, face_pool, voice_pool, words_pool
-from train.config import TrainConfig, default_data_dir
+from train.config import TrainConfig, data_dir
 
 ASSETS = "emollama/assets/nano"
 # Label tokens that no data set here teaches: they only ever stand in a closed set as a wrong answer.
@@ -125,7 +125,7 @@ class ComposedTask:
 
     def _read_pools(self) -> tuple[Pools, Pools]:
         options = self.options
-        data = Path(options.data) if options.data else default_data_dir()
+        data = data_dir(options.data)
         face, cache = Path(options.face), Path(options.cache)
         run = Path(options.voice_run)
         if not face.is_file():

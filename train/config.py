@@ -198,6 +198,9 @@ def _parse(text: str, old: Any, hint: Any, key: str) -> Any:
     return value
 
 
-def default_data_dir() -> Path:
-    """Where the raw Parquet files lie: ``EMOLLAMA_DATA``, else ``../shared/data``; loaders say so when it is absent."""
-    return Path(os.environ.get("EMOLLAMA_DATA") or "../shared/data")
+def data_dir(named: str | Path | None = None) -> Path:
+    """Where the raw Parquet files lie: as named, else ``EMOLLAMA_DATA``, else ``../shared/data``.
+
+    Loaders say so when it is absent.
+    """
+    return Path(named or os.environ.get("EMOLLAMA_DATA") or "../shared/data")

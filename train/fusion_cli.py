@@ -350,9 +350,9 @@ def _recipe(overrides: Sequence[str] | None) -> TrainConfig:
 
 
 def _data(data: Path | None) -> Path:
-    from train.config import default_data_dir
+    from train.config import data_dir
 
-    return data or default_data_dir()
+    return data_dir(data)
 
 
 def _numbers(text: str) -> list[int]:

@@ -9,7 +9,6 @@ cites slots needs ``skip_special_tokens=False``. What a token means to the promp
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from emollama.errors import DatasetError
 from emollama.labels import GOEMOTIONS_28, NANO_LABELS
 from emollama.prompt import MARKERS, NUM_QUOTE_SLOTS, NUM_TIME_SLOTS, label_token
 from train.builders.cues import iter_phrase_corpus
+from train.config import data_dir
 
 TIME_SLOTS = tuple(f"<t{index}>" for index in range(NUM_TIME_SLOTS))
 QUOTE_SLOTS = tuple(f"<q{index}>" for index in range(NUM_QUOTE_SLOTS))
@@ -73,7 +73,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int = VOCABULARY_S
 def main(arguments: list[str] | None = None) -> None:
     """``python -m train.tokenizer --data DIR --output FILE``."""
     parser = argparse.ArgumentParser(description="Train nano's tokenizer.")
-    parser.add_argument("--data", type=Path, default=os.environ.get("EMOLLAMA_DATA", "../shared/data"))
+    parser.add_argument("--data", type=Path, default=data_dir())
     parser.add_argument("--output", type=Path, default=Path("emollama/assets/nano/tokenizer.json"))
     options = parser.parse_args(arguments)
     if options.output.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emollama.errors import InputError, UnknownNameError
-from train.config import TrainConfig, default_data_dir, override
+from train.config import TrainConfig, data_dir, override
 from train.recipes import load_recipe
 
 
@@ -119,6 +119,6 @@ def test_the_config_is_plain_json():
 
 def test_the_data_folder_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("EMOLLAMA_DATA", "/somewhere")
-    assert default_data_dir() == Path("/somewhere")
+    assert data_dir() == Path("/somewhere")
     monkeypatch.delenv("EMOLLAMA_DATA")
-    assert default_data_dir() == Path("../shared/data")
+    assert data_dir() == Path("../shared/data")

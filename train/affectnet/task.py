@@ -21,8 +21,8 @@ from train.abaw.losses import class_weights
 from train.affectnet.losses import face_loss
 from train.affectnet.options import RANDOM, AffectNetOptions
 from train.affectnet.pictures import Decoder, Faces
-from train.affectnet.start import find_start, load_start
 from train.config import TrainConfig
+from train.face_start import find_start, load_start
 
 _AFFECT = ("valence", "arousal")
 _LEFT_OUT = "contempt"

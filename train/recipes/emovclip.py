@@ -27,7 +27,7 @@ from emollama.encoders.emovclip import EmoVclipEncoder, to_pixels
 from emollama.errors import InputError
 from emollama.manifest import read_manifest
 from train.clip_task import set_apart
-from train.config import TrainConfig, default_data_dir
+from train.config import TrainConfig, data_dir
 from train.recipes.face_clips import LABELS, make_clips, rows_of
 from train.recipes.labelled_videos import LabelledVideos, read_clips
 from train.recipes.shuffled import Shuffled
@@ -100,7 +100,7 @@ class EmoVclipTask:
 
     def _from_stills(self) -> None:
         options = self.options
-        data = ferplus.load(Path(options.data) if options.data else default_data_dir(), "train")
+        data = ferplus.load(data_dir(options.data), "train")
         sizes = {"num_stills": options.num_stills, "num_frames": options.num_frames, "seed": options.clips_seed}
         rows = rows_of(data, "tune")
         self.clips_of_epoch = partial(make_clips, data, rows, per_class=options.clips_per_class, **sizes)

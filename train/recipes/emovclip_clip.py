@@ -22,7 +22,7 @@ from emollama.encoders.clip_backbone import ClipBackbone, ClipShape, build_clip,
 from emollama.encoders.clip_prompts import PromptedClip, PromptSettings
 from emollama.errors import InputError
 from emollama.labels import NANO_LABELS
-from train.config import TrainConfig, default_data_dir
+from train.config import TrainConfig, data_dir
 from train.recipes.face_captions import caption
 from train.recipes.face_clips import LABELS, equalised, grey_to_pixels, moved, rows_of
 from train.recipes.shuffled import Shuffled
@@ -66,7 +66,7 @@ class EmoVclipClipTask:
 
     def __init__(self, config: TrainConfig, options: EmoVclipClipOptions) -> None:
         self.config, self.options = config, options
-        data = Path(options.data) if options.data else default_data_dir()
+        data = data_dir(options.data)
         train, self.valid = ferplus.load(data, "train"), ferplus.load(data, "valid")
         rows = rows_of(train, "backbone")
         if not len(rows):

@@ -24,8 +24,8 @@ from emollama.encoders.face import FACE_MODELS, FaceEncoder, FaceModel, imagenet
 from emollama.encoders.face_models import FIXED_SIZES
 from emollama.errors import InputError
 from emollama.labels import NANO_LABELS
-from train.affectnet.start import find_start, load_start
-from train.config import TrainConfig, default_data_dir
+from train.config import TrainConfig, data_dir
+from train.face_start import find_start, load_start
 from train.recipes.nano_face import Pictures, batch_concordance, cut_out, distort, figures_of, mix
 from train.recipes.shuffled import Shuffled
 
@@ -94,7 +94,7 @@ class HsemotionFaceTask:
         size = shape.at_debug_size().size if options.debug else options.sizes[-1]
         self.model_config = dataclasses.replace(shape, size=size, dropout=options.dropout)
         self.from_nano = [NANO_LABELS.index(label) for label in shape.labels]  # FER+ order -> the model's
-        data = Path(options.data) if options.data else default_data_dir()
+        data = data_dir(options.data)
         train, self.valid = ferplus.load(data, "train"), ferplus.load(data, "valid")
         self.images = torch.from_numpy(train.images)  # [N, 48, 48] uint8
         self.targets = torch.from_numpy(train.targets[:, self.from_nano])

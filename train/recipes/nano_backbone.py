@@ -42,7 +42,7 @@ from emollama.labels import EKMAN_7, GOEMOTIONS_28, MER_6, NANO_LABELS
 from emollama.phrases import ask
 from emollama.prompt import Renderer, label_token
 from train.builders.cues import random_cues
-from train.config import TrainConfig, default_data_dir
+from train.config import TrainConfig, data_dir
 from train.recipes.ngram_teacher import cached_probabilities
 from train.tokenizer import AROUSAL_TOKENS, NUM_BUCKETS, VALENCE_TOKENS
 
@@ -149,7 +149,7 @@ class _Text:
 class BackboneTask:
     def __init__(self, config: TrainConfig, options: BackboneOptions) -> None:
         self.config, self.options = config, options
-        self.data = Path(options.data) if options.data else default_data_dir()
+        self.data = data_dir(options.data)
         self.renderer = Renderer.load(Path(options.tokenizer))
         token = self.renderer.token_id
         words = [token(name) for name in VALENCE_TOKENS], [token(name) for name in AROUSAL_TOKENS]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from emollama import metrics
 from emollama.datasets import ferplus
 from emollama.encoders.face import FACE_MODELS, FaceEncoder, FaceModel, standardise
-from train.config import TrainConfig, default_data_dir
+from train.config import TrainConfig, data_dir
 from train.recipes.shuffled import Shuffled
 
 
@@ -59,7 +59,7 @@ class FaceTask:
         self.config, self.options = config, options
         shape = FACE_MODELS[options.model]
         self.model_config = shape.at_debug_size() if options.debug else shape
-        data = Path(options.data) if options.data else default_data_dir()
+        data = data_dir(options.data)
         train, self.valid = ferplus.load(data, "train"), ferplus.load(data, "valid")
         self.images = torch.from_numpy(train.images)  # [N, 48, 48] uint8
         self.targets = torch.from_numpy(train.targets)

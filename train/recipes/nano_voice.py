@@ -31,7 +31,7 @@ from emollama.datasets import emodb
 from emollama.encoders.voice import VoiceConfig, VoiceEncoder, VoiceMember, voiced_windows
 from emollama.errors import InputError
 from emollama.prosody import FUNCTIONAL_NAMES, find_voice, functionals, measure_frames
-from train.config import TrainConfig, default_data_dir
+from train.config import TrainConfig, data_dir
 
 logger = logging.getLogger(__name__)
 SAMPLE_RATE = 16_000
@@ -156,7 +156,7 @@ class Corpus:
     """Measured copies of the recordings, made once and kept in ``cache`` (a .npz named by what it depends on)."""
 
     def __init__(self, options: VoiceOptions) -> None:
-        data = Path(options.data) if options.data else default_data_dir()
+        data = data_dir(options.data)
         table = emodb.table_path(data)
         utterances = emodb.read(data, with_boredom=True)
         self.names = tuple(u.name for u in utterances)

@@ -26,7 +26,7 @@ from emollama.encoders.face import FaceEncoder, preprocess
 from emollama.encoders.face_models import FACE_MODELS
 from emollama.encoders.mobilefacenet import MobileFaceNet
 from emollama.errors import CheckpointError, InputError
-from train.affectnet.start import find_start, load_start
+from train.face_start import find_start, load_start
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # timm's own imports
 

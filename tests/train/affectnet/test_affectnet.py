@@ -24,9 +24,9 @@ from train.abaw.losses import class_weights
 from train.affectnet.losses import affect_loss, concordance, face_loss, smoothed_loss
 from train.affectnet.options import AffectNetOptions
 from train.affectnet.pictures import Decoder, Faces
-from train.affectnet.start import find_start, load_start
 from train.cli import app
 from train.config import override
+from train.face_start import find_start, load_start
 from train.recipes import load_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # timm's own imports
