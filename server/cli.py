@@ -80,7 +80,8 @@ def telling_what_is_wrong(prefix: str = "") -> Iterator[None]:
     except ValidationError as exc:
         for problem in exc.errors(include_url=False):
             name = prefix + ".".join(str(part) for part in problem["loc"])
-            typer.echo(f"setting {name} is {problem['input']!r}: {problem['msg']}", err=True)
+            message = problem["msg"].removeprefix("Value error, ")
+            typer.echo(f"setting {name} is {problem['input']!r}: {message}", err=True)
         raise typer.Exit(2) from exc
 
 

@@ -93,7 +93,10 @@ def _sent_once(connection: HTTPConnection, header: str, field: str) -> str | Non
 def check_consent(value: str) -> str:
     """Return a reference as it is kept; raises `ValueError` for what could hold more than a reference."""
     if not _CONSENT.fullmatch(value):
-        raise ValueError(f"a consent reference is 1 to {MAX_CONSENT_CHARS} letters, digits and . _ : / # -")
+        raise ValueError(
+            f"{value[:60]!r} is no reference; allowed: 1 to {MAX_CONSENT_CHARS} letters, digits and . _ : / # -, "
+            "a letter or digit first"
+        )
     return value
 
 

@@ -121,6 +121,8 @@ async def test_a_consent_is_a_reference_and_no_content(service: Any, route: str)
             answer = await s.client.post(route, files=CLIP, data={"consent_reference": wrong})
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
             assert answer.json()["error"]["param"] == "consent_reference"
+            told = answer.json()["error"]["message"]
+            assert f"{wrong[:60]!r} is no reference; allowed: 1 to 100" in told or "at most 100 characters" in told
         both = {"files": CLIP, "data": {"consent_reference": "a"}, "headers": {"EmoLLaMA-Consent": "b"}}
         answer = await s.client.post(route, **both)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")

@@ -111,6 +111,9 @@ def test_the_command_says_which_setting_is_wrong(monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 2
     assert "setting port is 70000" in result.output
     assert "setting max_seconds is '-1'" in result.output
+    monkeypatch.setenv("EMOLLAMA_PURPOSE", "workplace")
+    told = CliRunner().invoke(command, []).output
+    assert "setting purpose is ('workplace',): purpose is 'workplace', which is prohibited by" in told
 
 
 @pytest.mark.usefixtures("own_logging")
